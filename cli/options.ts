@@ -35,6 +35,22 @@ export function splitPair(text: string, option: string): [string, string] {
   return [text.slice(0, at), text.slice(at + 1)];
 }
 
+/** Argument parser: `group` or `group:preferred`, of a rule that may be repeated. */
+export function collectGroup(text: string, before: object[] = []): object[] {
+  const [group, strength, ...rest] = text.split(':');
+  if (rest.length > 0) throw new InvalidArgumentError('expected a group, with ":preferred" where it need not be kept to');
+  return [...before, strength === undefined ? { group } : { group, strength }];
+}
+
+/** Argument parser: `label=value,value`, `label!=value`, and either with `:preferred`; may be repeated. */
+export function collectLabelRule(text: string, before: object[] = []): object[] {
+  const match = /^([^=!:]+)(!?=)([^:]+)(?::(.+))?$/.exec(text);
+  if (match === null) throw new InvalidArgumentError('expected label=value,value or label!=value');
+  const [, label, operator, values, strength] = match;
+  const rule = { label, operator: operator === '=' ? 'in' : 'notIn', values: values!.split(',') };
+  return [...before, strength === undefined ? rule : { ...rule, strength }];
+}
+
 /** A JSON object from a file; `-` is the standard input. */
 export async function readJson(path: string): Promise<object> {
   const text = await readFile(path === '-' ? '/dev/stdin' : path, 'utf8');

@@ -5,6 +5,7 @@ import { MarketTerms } from './market/offer.ts';
 import { PortRequests } from './network/published-port.ts';
 import { manifestPath } from './outputs/manifest.ts';
 import { patternProblem } from './outputs/pattern-syntax.ts';
+import { optionalRules } from './placement/rules.ts';
 import type { TaskState } from './states.ts';
 
 /** Bounds on everything a caller can ask of a task. */
@@ -208,6 +209,7 @@ export const TaskSpec = z
     quote: quoteName,
     market: MarketTerms.optional(),
     ports: PortRequests.meta({ description: 'Published of each of its VMs, from when it is placed to its end' }),
+    ...optionalRules,
   })
   .meta({ id: 'TaskSpec' });
 

@@ -5,6 +5,7 @@ import { unusableHostName } from './input/host-name.ts';
 import { sshKeyProblem, sshKeyTypes } from './input/ssh-key.ts';
 import { MarketTerms } from './market/offer.ts';
 import { PortRequests } from './network/published-port.ts';
+import { optionalRules, ruledFields, unpromised } from './placement/rules.ts';
 import { quoteName, ResourcesSpec, rfc3339Time, taskLimits } from './task.ts';
 
 /** Bounds on what a caller can ask of a VM that stands alone. */
@@ -113,6 +114,7 @@ export const StoredVmRequest = z.strictObject({
   quote: quoteName,
   market: MarketTerms.optional(),
   ports: PortRequests.meta({ description: 'Published from its start on, as POST /v1/vms/{id}/ports does' }),
+  ...optionalRules,
 });
 
 type StoredVmRequest = z.infer<typeof StoredVmRequest>;
@@ -122,6 +124,7 @@ function* unusableFields(request: StoredVmRequest): Iterable<{ path: (string | n
   const { name, user, files, lease, quote, market } = request;
   if (market !== undefined && lease.kind !== 'bestEffort')
     yield { path: ['market'], message: 'expected none for a lease with a fixed start' };
+  if (lease.kind !== 'bestEffort') for (const field of ruledFields(request)) yield { path: [field], message: unpromised };
   if (market !== undefined && quote !== undefined) yield { path: ['market'], message: 'expected a quote or offers, not both' };
   const host = unusableHostName(name);
   if (host !== null) yield { path: ['name'], message: `expected a host name: this one ${host}` };

@@ -1,8 +1,15 @@
 import type { Resources } from '../model/host.ts';
+import {
+  type ConstraintAnswer,
+  type ConstraintFilter,
+  checkConstraints,
+  type GroupMembers,
+  type LabelledHost,
+  type VmRules,
+} from './constraints.ts';
 
 /** A host as the target of a migration. */
-export interface TargetHost {
-  id: string;
+export interface TargetHost extends LabelledHost {
   state: 'up' | 'unknown';
   acceptsMigrations: boolean;
   accelerator: string;
@@ -25,6 +32,14 @@ export interface MovingVm {
   disk?: DiskDemand;
   /** The requested target; null: the best one. */
   to: string | null;
+  /** Absent: it may run anywhere. */
+  placement?: MovingRules | null;
+}
+
+/** What its owner says of its hosts, and where the other members of its groups are. */
+export interface MovingRules {
+  rules: VmRules;
+  members: GroupMembers;
 }
 
 export interface DiskDemand {
@@ -40,8 +55,9 @@ export const diskNeededMiB = ({ homeHost: home, diskMiB, memoryMiB }: DiskDemand
 /** Migrations at a time: they share the network, so that four at once take four times as long. */
 export const migrationLimits = { arriving: 2, leaving: 2 } as const;
 
-/** Why a host can't take a VM, in the order of the checks. The last two are temporary. */
+/** Why a host can't take a VM. The last two are temporary. */
 export type TargetFilter =
+  | ConstraintFilter
   | 'here'
   | 'unknown'
   | 'closed'
@@ -71,6 +87,8 @@ export function failedTargetFilter(
   if (host.accelerator !== source.accelerator) return 'accelerator';
   // Under emulation every guest has the same CPU model.
   if (host.accelerator === 'kvm' && host.cpuModel !== source.cpuModel) return 'cpuModel';
+  const answer = rulesAt(vm, host);
+  if (answer.kind === 'refused') return answer.filter;
   if (host.used.vcpus + vm.vcpus > host.capacity.vcpus) return 'vcpus';
   if (host.used.memoryMiB + vm.memoryMiB > host.capacity.memoryMiB) return 'memory';
   const diskMiB = vm.disk === undefined ? 0 : diskNeededMiB(vm.disk, host.id);
@@ -79,12 +97,23 @@ export function failedTargetFilter(
   return source.leaving >= migrationLimits.leaving ? 'leaving' : null;
 }
 
+function rulesAt({ host, placement }: Omit<MovingVm, 'to'>, target: LabelledHost): ConstraintAnswer {
+  if (placement == null) return { kind: 'allowed', unmet: 0 };
+  return checkConstraints({ host, ...placement.rules }, target, placement.members);
+}
+
+/** How many preferred rules the target does not meet. */
+function unmetAt(vm: MovingVm, target: LabelledHost): number {
+  const answer = rulesAt(vm, target);
+  return answer.kind === 'allowed' ? answer.unmet : 0;
+}
+
 const temporaryFilters: readonly TargetFilter[] = ['arriving', 'leaving'];
 const freeMemory = ({ capacity, used }: TargetHost): number => capacity.memoryMiB - used.memoryMiB;
 
 /**
- * The target of a migration: a host that has the image before one that must fetch it, among those the one with the most
- * free memory, by id among equals; or the reason for which each host was refused.
+ * The target of a migration: the host that meets most of the preferred rules, one that has the image before one that must fetch
+ * it, among those the one with the most free memory, by id among equals; or the reason for which each host was refused.
  */
 export function chooseTarget(vm: MovingVm, hosts: readonly TargetHost[]): TargetChoice {
   const source = hosts.find((host) => host.id === vm.host);
@@ -93,7 +122,11 @@ export function chooseTarget(vm: MovingVm, hosts: readonly TargetHost[]): Target
   const answers = candidates.map((host) => ({ host, filter: failedTargetFilter(vm, source, host) }));
   const fit = answers.flatMap(({ host, filter }) => (filter === null ? [host] : []));
   const best = fit.sort(
-    (a, b) => Number(b.hasImage) - Number(a.hasImage) || freeMemory(b) - freeMemory(a) || (a.id < b.id ? -1 : 1),
+    (a, b) =>
+      unmetAt(vm, a) - unmetAt(vm, b) ||
+      Number(b.hasImage) - Number(a.hasImage) ||
+      freeMemory(b) - freeMemory(a) ||
+      (a.id < b.id ? -1 : 1),
   )[0];
   if (best !== undefined) return { kind: 'go', to: best.id };
   const refused = answers.flatMap(({ host, filter }) => (filter === null ? [] : [{ host: host.id, filter }]));

@@ -2,6 +2,7 @@ import type { z } from 'zod';
 import { changeHost } from '../../ledger/hosts/change-host.ts';
 import { findHost, type HostRecord, readHosts } from '../../ledger/hosts/read-hosts.ts';
 import { changeHostRemoved } from '../../ledger/levers/remove-host.ts';
+import { HostLabels } from '../../model/placement/rules.ts';
 import type { ApiDeps } from '../deps.ts';
 import { json, noContent } from '../http/answer.ts';
 import { bestEffort } from '../http/best-effort.ts';
@@ -29,6 +30,7 @@ function show(row: HostRecord): z.input<typeof Host> {
     accelerator: row.accelerator,
     hypervisor: row.hypervisor,
     heartbeatS: row.heartbeatS,
+    labels: HostLabels.parse(row.labels),
     balance: row.balance,
     seenAt: row.seenAt.toISOString(),
     createdAt: row.createdAt.toISOString(),
@@ -87,7 +89,7 @@ export function hostRoutes(deps: ApiDeps): Operation[] {
       path: '/v1/hosts/{id}',
       id: 'changeHost',
       tag: 'hosts',
-      summary: 'Take a host out of scheduling, or back in',
+      summary: 'Take a host out of scheduling, or back in, or label it',
       description:
         'VMs that are on the host remain there. A host that takes VMs again gets waiting ones that fit soon; VMs that a drain has suspended there are restored first.',
       access: 'operator',

@@ -9,6 +9,7 @@ import { BerthError } from '../../model/errors.ts';
 import type { VmId } from '../../model/ids.ts';
 import { publicPortsOf } from '../../model/network/published-port.ts';
 import { siteQuotas } from '../../model/owners/quota.ts';
+import { PlacementRules, rulesOrNone } from '../../model/placement/rules.ts';
 import { parsePlace } from '../../model/streams/console.ts';
 import { StoredVmRequest, unboundedDurationS, VmRequest, vmOperationNames, vmOperations } from '../../model/vm-request.ts';
 import { consoleRange, sendConsole } from '../console.ts';
@@ -90,6 +91,7 @@ function show(row: VmRecord): z.input<typeof Vm> {
     problem: storedJson.problem.parse(row.problem),
     pinned: row.pinned,
     keep: row.keep,
+    ...rulesOrNone(PlacementRules.nullable().parse(row.rules)),
     startedAt: row.startedAt?.toISOString() ?? null,
     endedAt: row.endedAt?.toISOString() ?? null,
     createdAt: row.createdAt.toISOString(),
@@ -255,13 +257,14 @@ export function vmRoutes(deps: ApiDeps): Operation[] {
       path: '/v1/vms/{id}',
       id: 'changeVm',
       tag: 'vms',
-      summary: 'Change how the balancer treats a VM',
-      description: 'An operator drains its host all the same, and a migration that is asked for is made.',
+      summary: 'Change how the balancer treats a VM, and where it may run',
+      description:
+        'An operator drains its host all the same, and a migration that is asked for is made. Rules hold for its next host: nothing moves for them.',
       access: 'client',
       params: Id,
       body: VmChange,
       answers: { 200: { description: 'The VM after the change', schema: Vm } },
-      problems: ['not-found'],
+      problems: ['not-found', 'conflict'],
       handle: async ({ caller, params: { id }, body }) => json(200, show(await changeVm(ledger, visibleOwner(caller), id, body))),
     }),
     operation({

@@ -1,6 +1,7 @@
 import { z } from 'zod';
 import { hostConditions } from '../../model/host.ts';
 import { loadLimits } from '../../model/load/load.ts';
+import { HostLabels } from '../../model/placement/rules.ts';
 import { hostStates } from '../../model/states.ts';
 import { resources, time } from './common.ts';
 
@@ -29,6 +30,7 @@ export const Host = z
     accelerator: z.string(),
     hypervisor: z.string(),
     heartbeatS: z.int().nullable().meta({ description: "Seconds between the samples of its load; null: as the site's" }),
+    labels: HostLabels.meta({ description: 'Names with values, of which the rules of VMs speak' }),
     balance: z.boolean().meta({ description: 'False: the balancer moves no VM to it and none away' }),
     seenAt: time,
     createdAt: time,
@@ -39,6 +41,7 @@ export const HostChange = z
   .strictObject({
     schedulable: z.boolean().optional().meta({ description: 'Whether new work may be placed on it' }),
     acceptsMigrations: z.boolean().optional(),
+    labels: HostLabels.optional().meta({ description: 'All of its labels: those that are missing go. No VM moves for it' }),
     balance: z.boolean().optional().meta({ description: 'Whether the balancer may move VMs to it, and away' }),
     heartbeatS: z
       .int()

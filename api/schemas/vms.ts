@@ -1,4 +1,5 @@
 import { z } from 'zod';
+import { optionalRules, ruleFields } from '../../model/placement/rules.ts';
 import { vmStates } from '../../model/states.ts';
 import { coldBootReasons, pausedByParties } from '../../model/vm.ts';
 import { restartPolicies, vmOperationNames } from '../../model/vm-request.ts';
@@ -51,6 +52,7 @@ export const Vm = z
       .meta({ description: 'Why it is stuck, stopped or crashed, or why its last operation failed' }),
     pinned: z.boolean().meta({ description: 'The balancer never moves it' }),
     keep: z.boolean().meta({ description: 'The balancer moves it only where much more is gained than it costs' }),
+    ...ruleFields,
     startedAt: time.nullable(),
     endedAt: time.nullable(),
     createdAt: time,
@@ -58,6 +60,6 @@ export const Vm = z
   .meta({ id: 'Vm' });
 
 export const VmChange = z
-  .strictObject({ pinned: z.boolean().optional(), keep: z.boolean().optional() })
+  .strictObject({ pinned: z.boolean().optional(), keep: z.boolean().optional(), ...optionalRules })
   .refine((change) => Object.keys(change).length > 0, { error: 'expected at least one field' })
   .meta({ id: 'VmChange', minProperties: 1 });

@@ -1,6 +1,6 @@
 import { type Command, Option } from 'commander';
 import { callJson, list, type Session } from '../client.ts';
-import { booleans, positiveNumber, yesNo } from '../options.ts';
+import { booleans, positiveNumber, splitPair, yesNo } from '../options.ts';
 import { printOne, printRows } from '../output.ts';
 
 interface Resources {
@@ -25,9 +25,14 @@ interface HostOptions {
   acceptsMigrations?: string;
   balance?: string;
   heartbeatS?: number | null;
+  labels?: string;
 }
 
 const heartbeat = (text: string): number | null => (text === 'site' ? null : positiveNumber(text));
+
+/** `none` for no labels. */
+const labelsOf = (text: string): Record<string, string> =>
+  text === 'none' ? {} : Object.fromEntries(text.split(',').map((pair) => splitPair(pair, '--labels')));
 
 const hostPath = (id: string): string => `/v1/hosts/${encodeURIComponent(id)}`;
 
@@ -67,13 +72,18 @@ export function addHostCommands(program: Command, { connect, output }: Session):
     .addOption(new Option('--schedulable <answer>', 'whether new work may be placed on it').choices(yesNo))
     .addOption(new Option('--accepts-migrations <answer>', 'whether VMs may be moved to it').choices(yesNo))
     .addOption(new Option('--balance <answer>', 'whether the balancer may move VMs to it, and away').choices(yesNo))
+    .option('--labels <pairs>', 'all of its labels, as disk=ssd,rack=a1; none: it has none')
     .option('--heartbeat-s <seconds>', "seconds between the samples of its load; site: as the site's", heartbeat)
-    .addHelpText('after', '\nExample:\n  berth hosts set host-b --schedulable no')
+    .addHelpText(
+      'after',
+      '\nExamples:\n  berth hosts set host-b --schedulable no\n  berth hosts set host-b --labels disk=ssd,rack=a1',
+    )
     .action(async (id: string, options: HostOptions) => {
-      const { heartbeatS, ...answers } = options;
+      const { heartbeatS, labels, ...answers } = options;
       const json = {
         ...booleans(answers),
         ...(heartbeatS !== undefined && { heartbeatS }),
+        ...(labels !== undefined && { labels: labelsOf(labels) }),
       };
       printOne(output(), await callJson<Host>(connect(), hostPath(id), { method: 'PATCH', json }));
     });

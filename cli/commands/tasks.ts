@@ -7,6 +7,7 @@ import { copyLog } from '../logs.ts';
 import { resolveTask } from '../names.ts';
 import { collect, given, readJson, splitPair, unlessEmpty, wholeNumber } from '../options.ts';
 import { type Output, print, printOne, printRows } from '../output.ts';
+import { addRuleOptions, type RuleOptions, rulesOf } from '../rules.ts';
 import { download, fileIdOf } from './files.ts';
 import { addLeaseOptions, type LeaseOptions, leaseOf } from './leases.ts';
 import { manifestPath, restoreOutputs } from './restore-outputs.ts';
@@ -34,7 +35,7 @@ interface Task {
   createdAt: string;
 }
 
-interface SubmitOptions extends LeaseOptions {
+interface SubmitOptions extends LeaseOptions, RuleOptions {
   quote?: string;
   spec?: string;
   image?: string;
@@ -90,6 +91,7 @@ async function specOf(connection: Connection, output: Output, command: string[],
     nodes: options.nodes,
     timeoutS: options.timeoutS,
     lease: leaseOf(options),
+    ...rulesOf(options),
     quote: options.quote,
   });
   return { ...fromFile, ...fields };
@@ -137,7 +139,7 @@ async function restoreAll(task: Task, to: string): Promise<void> {
 export function addTaskCommands(program: Command, { connect, output }: Session): void {
   const tasks = program.command('tasks').description('run commands in VMs');
 
-  addLeaseOptions(tasks.command('submit'))
+  addRuleOptions(addLeaseOptions(tasks.command('submit')))
     .description('submit a task and print its id')
     .argument('[command...]', 'program and arguments, after --')
     .option('-f, --spec <path>', 'a task as JSON; - for the standard input; other options change it')

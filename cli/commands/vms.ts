@@ -16,6 +16,7 @@ import {
 import { resolveVm } from '../names.ts';
 import { booleans, collect, given, splitPair, wholeNumber, yesNo } from '../options.ts';
 import { type Output, printOne, printRows, writeBytes } from '../output.ts';
+import { addRuleOptions, type RuleOptions, rulesOf } from '../rules.ts';
 import { ConsoleStream } from '../streams/console-stream.ts';
 import { withRawTerminal } from '../streams/terminal.ts';
 import { time } from '../times.ts';
@@ -34,7 +35,7 @@ interface Vm {
   problem: { code: string; message: string } | null;
 }
 
-interface CreateOptions {
+interface CreateOptions extends RuleOptions {
   quote?: string;
   image: string;
   vcpus?: number;
@@ -53,6 +54,13 @@ interface CreateOptions {
   restart?: string;
   publish: string[];
   wait?: boolean;
+}
+
+interface SetOptions extends RuleOptions {
+  pinned?: string;
+  keep?: string;
+  /** False: none. */
+  rules: boolean;
 }
 
 const pollMs = 500;
@@ -75,6 +83,7 @@ async function orderOf(connection: Connection, output: Output, name: string, opt
     swapMiB: options.swapMib,
     extraDisksMiB: options.extraDiskMib.map(wholeNumber),
     lease: leaseOf(options),
+    ...rulesOf(options),
     quote: options.quote,
     restart: options.restart,
     user: user && sshKey && { name: user, sshKey: (await readFile(sshKey, 'utf8')).trim() },
@@ -141,8 +150,7 @@ function refuseProblem(vm: Vm): void {
 export function addVmCommands(program: Command, { connect, output }: Session): Command {
   const vms = program.command('vms').description('make VMs that last, and operate them');
 
-  vms
-    .command('create')
+  addRuleOptions(vms.command('create'))
     .description('make a VM')
     .argument('<name>', 'a DNS label: its host name')
     .requiredOption('--image <name>', 'what it is made from')
@@ -208,16 +216,21 @@ export function addVmCommands(program: Command, { connect, output }: Session): C
     .addHelpText('after', '\nExample:\n  berth vms show web')
     .action(async (which: string) => printOne(output(), await getVm(connect(), await resolveVm(connect(), which))));
 
-  vms
-    .command('set')
-    .description('change how the balancer treats a VM')
+  addRuleOptions(vms.command('set'))
+    .description('change how the balancer treats a VM, and where it may run next')
     .argument('<vm>', 'its id or name')
     .addOption(new Option('--pinned <answer>', 'never move it').choices(yesNo))
     .addOption(new Option('--keep <answer>', 'move it only where much more is gained than it costs').choices(yesNo))
-    .addHelpText('after', '\nExample:\n  berth vms set web --pinned yes')
-    .action(async (which: string, options: { pinned?: string; keep?: string }) => {
+    .option('--no-rules', 'it may run anywhere')
+    .addHelpText(
+      'after',
+      '\nExamples:\n  berth vms set web --pinned yes\n  berth vms set web --anti-affinity web --host-label disk=ssd',
+    )
+    .action(async (which: string, { hostLabel, affinity, antiAffinity, rules, ...answers }: SetOptions) => {
       const id = await resolveVm(connect(), which);
-      printOne(output(), await callJson<Vm>(connect(), vmPath(id), { method: 'PATCH', json: booleans(options) }));
+      const none = rules ? {} : { hostLabels: [], affinity: [], antiAffinity: [] };
+      const json = { ...booleans(answers), ...none, ...rulesOf({ hostLabel, affinity, antiAffinity }) };
+      printOne(output(), await callJson<Vm>(connect(), vmPath(id), { method: 'PATCH', json }));
     });
 
   vms

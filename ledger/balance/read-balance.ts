@@ -14,6 +14,7 @@ import { type DrainVmState, readVmsOfHosts } from '../drains/host-vms.ts';
 import { readMigrationModel } from '../drains/planner-input.ts';
 import { isOpenToMigrations } from '../hosts/open-hosts.ts';
 import type { LatestLoad } from '../load/read-loads.ts';
+import { groupsIn, labelsOf, readMembers } from '../placement/read-rules.ts';
 import { idOf } from '../row-schemas.ts';
 
 /** Moves of the balancer that count for the cool-down of a VM. */
@@ -34,6 +35,7 @@ const HostRow = z.strictObject({
   arriving: z.int(),
   leaving: z.int(),
   balance: z.boolean(),
+  labels: z.record(z.string(), z.string()),
   draining: z.boolean(),
 });
 
@@ -100,8 +102,9 @@ export async function readBalanceSite(
   );
   const hosts = await readBalanceHosts(ledger, loads, vms);
   const model = await readMigrationModel(ledger);
+  const members = await readMembers(ledger, groupsIn(vms.map(({ vm }) => vm)));
   return {
-    input: { nowMs, hosts, vms: vms.map(({ vm }) => vm), members: new Map(), requests, policy: balancePolicy, model },
+    input: { nowMs, hosts, vms: vms.map(({ vm }) => vm), members, requests, policy: balancePolicy, model },
     loads,
   };
 }
@@ -119,7 +122,7 @@ async function readBalanceHosts(
 ): Promise<BalanceHost[]> {
   const rows = await ledger.$queryRaw<unknown[]>`
     SELECT h.id, h.state, ${isOpenToMigrations} AS "acceptsMigrations", h.accelerator, h."cpuModel", h.vcpus, h."memoryMiB", h."usedVcpus",
-      h."usedMemoryMiB", h.balance,
+      h."usedMemoryMiB", h.balance, h.labels,
       h."vacantFrom" IS NOT NULL OR EXISTS (SELECT FROM "Drain" d WHERE d."hostId" = h.id AND d."finishedAt" IS NULL) AS draining,
       (SELECT count(*)::int FROM "Migration" m WHERE m.reserved AND m."toId" = h.id)
         + (SELECT count(*)::int FROM "MoveHold" o WHERE o."hostId" = h.id AND o."migrationId" IS NOT NULL) AS arriving,
@@ -161,7 +164,7 @@ async function readBalanceHosts(
         used: { vcpus: row.usedVcpus, memoryMiB: row.usedMemoryMiB },
         arriving: row.arriving,
         leaving: row.leaving,
-        labels: new Map(),
+        labels: labelsOf(row.labels),
         images: images.get(row.id) ?? new Set(),
         balance: row.balance && found !== undefined,
         draining: row.draining,
@@ -226,8 +229,7 @@ async function readBalanceVms(
         promisedHost: row.promised,
         unmovable: unmovableReason(state),
         movedAtMs: row.movedMs,
-        labelRules: [],
-        groupRules: [],
+        ...(state.rules ?? { labelRules: [], groupRules: [] }),
       };
       return [{ vm, imageAt: image?.at ?? [] }];
     }),

@@ -4,7 +4,9 @@ import type { HostId, ImageId, VmId } from '../../model/ids.ts';
 import { hasEnded, taskStates, vmStates } from '../../model/states.ts';
 import { pausedByParties } from '../../model/vm.ts';
 import { vmOperationNames } from '../../model/vm-request.ts';
+import { vmRulesOf } from '../../scheduler/constraints.ts';
 import type { DrainVm } from '../../scheduler/drains/drain-input.ts';
+import { storedRules } from '../placement/read-rules.ts';
 import { idOf } from '../row-schemas.ts';
 import type { Transaction } from '../transaction.ts';
 
@@ -43,6 +45,8 @@ const HostVmRow = z.strictObject({
       mode: z.enum(['live', 'cold', 'disks']),
     })
     .nullable(),
+  owner: z.string(),
+  rules: storedRules,
   standalone: z.boolean(),
   promised: z.boolean(),
   operation: z.enum(vmOperationNames).nullable(),
@@ -93,7 +97,7 @@ export async function readVmsOfHosts(
           'mode', CASE WHEN m."committedAt" IS NULL THEN m.mode ELSE 'disks' END,
           'sinceMs', extract(epoch FROM COALESCE(m."committedAt", m."startedAt", m."createdAt")) * 1000)
         FROM "Migration" m WHERE m."vmId" = v.id AND m.state IN ('running', 'stuck')) AS migration,
-      v."order" IS NOT NULL AS standalone, l."startAt" IS NOT NULL AS promised, v.operation, v.problem,
+      v."ownerId" AS owner, v.rules, v."order" IS NOT NULL AS standalone, l."startAt" IS NOT NULL AS promised, v.operation, v.problem,
       CASE WHEN s."vmId" IS NOT NULL THEN jsonb_build_object('tries', s.tries, 'requestedMs', extract(epoch FROM s."askedAt") * 1000)
         END AS suspension,
       COALESCE((SELECT jsonb_agg(jsonb_build_object('to', m."toId", 'why', m.error->>'message',
@@ -149,6 +153,7 @@ function vmOn(row: HostVmRow, moveDisks: boolean, holders: ReadonlyMap<ImageId, 
     ended: hasEnded(row.state),
     image: row.image && { ...row.image, at: holders.get(row.image.id) ?? [] },
     template: row.template,
+    rules: vmRulesOf(row.owner, row.rules),
     phase: phaseOf(row, host),
     endsByMs: earliestEndMs(row),
     cannotSuspendReason: notSuspendableReason(row),

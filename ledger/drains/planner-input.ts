@@ -1,9 +1,11 @@
 import type { DrainMode, DrainStrategy, SuspendInPlace } from '../../model/drain.ts';
+import type { GroupMembers } from '../../scheduler/constraints.ts';
 import type { DrainPlanInput, DrainTarget } from '../../scheduler/drains/drain-input.ts';
 import { fitMigrationModel, type MigrationModel } from '../../scheduler/drains/migration-model.ts';
 import type { MigrationSample, OperationKind } from '../../scheduler/drains/migration-operations.ts';
 import { moveModes } from '../../scheduler/drains/migration-operations.ts';
 import { isOpenToMigrations } from '../hosts/open-hosts.ts';
+import { groupsIn, labelsOf, readMembers } from '../placement/read-rules.ts';
 import type { Transaction } from '../transaction.ts';
 import { type DrainVmState, readHostVms, readVmsOfHosts } from './host-vms.ts';
 
@@ -38,8 +40,8 @@ export async function readMigrationModel(tx: Transaction): Promise<MigrationMode
 
 /** Every host as a target, with the number of VMs that this drain has moved there. */
 async function readDrainTargets(tx: Transaction, host: string, drain: string): Promise<DrainTarget[]> {
-  return tx.$queryRaw<DrainTarget[]>`
-    SELECT h.id, h.state, ${isOpenToMigrations} AS "acceptsMigrations", h.accelerator, h."cpuModel",
+  const rows = await tx.$queryRaw<(DrainTarget & { labels: unknown })[]>`
+    SELECT h.id, h.state, h.labels, ${isOpenToMigrations} AS "acceptsMigrations", h.accelerator, h."cpuModel",
       jsonb_build_object('vcpus', h.vcpus, 'memoryMiB', h."memoryMiB") AS capacity,
       jsonb_build_object('vcpus', h."usedVcpus", 'memoryMiB', h."usedMemoryMiB") AS used,
       h."diskMiB" - h."usedDiskMiB" AS "freeDiskMiB",
@@ -48,6 +50,12 @@ async function readDrainTargets(tx: Transaction, host: string, drain: string): P
       SELECT m."toId", count(*)::int AS vms FROM "Migration" m JOIN "Vm" v ON v.id = m."vmId" AND v."hostId" = m."toId" AND v.state <> 'removed'
       WHERE m."requestedBy" = ${drain} AND m.state = 'succeeded' AND m.mode <> 'disks' AND m."fromId" = ${host} GROUP BY m."toId"
     ) g ON g."toId" = h.id WHERE h."removedAt" IS NULL ORDER BY h.id`;
+  return rows.map((row) => ({ ...row, labels: labelsOf(row.labels) }));
+}
+
+/** Where the other members of the VMs' groups are. */
+async function readDrainMembers(tx: Transaction, vms: readonly DrainVmState[]): Promise<GroupMembers> {
+  return readMembers(tx, groupsIn(vms.map(({ rules }) => rules ?? null)));
 }
 
 export interface DrainPlanRequest {
@@ -76,7 +84,8 @@ export async function readDrainInput(
   const vms = await readHostVms(tx, request);
   const hosts = await readDrainTargets(tx, host, drain);
   const model = await readMigrationModel(tx);
-  return { nowMs, deadlineMs, host, strategy, confidence, vms, hosts, suspendInPlace, modes, model };
+  const members = await readDrainMembers(tx, vms);
+  return { nowMs, deadlineMs, host, strategy, confidence, vms, hosts, members, suspendInPlace, modes, model };
 }
 
 type DrainInput = Awaited<ReturnType<typeof readDrainInput>>;
@@ -92,6 +101,7 @@ export async function openDrainInputs(
   const model = await readMigrationModel(tx);
   return async (hosts) => {
     const vms = await readVmsOfHosts(tx, hosts, { ...request, drain: '' });
+    const members = await readDrainMembers(tx, [...vms.values()].flat());
     const inputOf = (host: string): DrainInput => {
       return {
         nowMs,
@@ -101,6 +111,7 @@ export async function openDrainInputs(
         confidence,
         vms: vms.get(host) ?? [],
         hosts: targets,
+        members,
         suspendInPlace,
         modes,
         model,

@@ -1,5 +1,6 @@
 import { BerthError } from '../../model/errors.ts';
 import type { VmId } from '../../model/ids.ts';
+import type { HostLabels } from '../../model/placement/rules.ts';
 import type { Ledger } from '../client.ts';
 import { readInPlaceOperations, releaseInPlace } from '../drains/suspended-in-place.ts';
 import { lockPlacement } from '../placement/lock-placement.ts';
@@ -14,6 +15,8 @@ interface HostChangeRequest {
   heartbeatS?: number | null | undefined;
   /** Whether the balancer may move VMs to it, and away. */
   balance?: boolean | undefined;
+  /** All of them. */
+  labels?: HostLabels | undefined;
 }
 
 /**
@@ -51,10 +54,12 @@ async function reopensToMigrations(tx: Transaction, host: string): Promise<boole
 export async function changeHost(
   ledger: Ledger,
   id: string,
-  { schedulable, acceptsMigrations, heartbeatS, balance }: HostChangeRequest,
+  { schedulable, acceptsMigrations, heartbeatS, balance, labels }: HostChangeRequest,
   nowMs: number,
 ): Promise<{ host: HostRecord; restored: VmId[] }> {
   const work = async (tx: Transaction): Promise<{ host: HostRecord; restored: VmId[] }> => {
+    // No placement is decided meanwhile by the labels of before.
+    if (labels !== undefined) await lockPlacement(tx);
     const restored = schedulable === true ? await releaseSuspended(tx, id, nowMs) : [];
     const accepts = acceptsMigrations ?? (schedulable === true && (await reopensToMigrations(tx, id)) ? true : undefined);
     const data = {
@@ -62,6 +67,7 @@ export async function changeHost(
       ...(accepts !== undefined && { acceptsMigrations: accepts }),
       ...(heartbeatS !== undefined && { heartbeatS }),
       ...(balance !== undefined && { balance }),
+      ...(labels !== undefined && { labels }),
     };
     await tx.host.updateMany({ where: { id, removedAt: null }, data });
     return { host: await findHost(tx, id), restored };

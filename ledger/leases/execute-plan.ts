@@ -9,6 +9,7 @@ import { assignAddresses, type PlacementDecision } from '../placement/assign-add
 import { lockPlacement } from '../placement/lock-placement.ts';
 import { changedRefusals, placeUnderLock, plannedRefusal, writePlacements } from '../placement/place-queue.ts';
 import { isPlanned, type QueueRow } from '../placement/read-waiting.ts';
+import { openRules } from '../placement/started-rules.ts';
 import { inTransaction, isoNow, isoOf, type LedgerDeps, type Transaction } from '../transaction.ts';
 import { writeLeaseEvent } from './lease-event.ts';
 import type { LedgerLease } from './plan/ledger-site.ts';
@@ -152,7 +153,17 @@ const waiterOf = ({ task, vms }: LedgerLease): WaiterId => task?.id ?? vms[0]!.i
 
 function queueRow(lease: LedgerLease): QueueRow {
   const { owner, imageId, perVm: each, vms } = lease;
-  return { id: waiterOf(lease), owner, overtaken: 0, refusal: lease.refusal, imageId, each, vms, hostCosts: null };
+  return {
+    id: waiterOf(lease),
+    owner,
+    overtaken: 0,
+    refusal: lease.refusal,
+    imageId,
+    each,
+    vms,
+    hostCosts: null,
+    rules: lease.rules,
+  };
 }
 
 /** Places the leases that start now, and records why the others wait. Returns those that were placed. */
@@ -165,9 +176,14 @@ async function startLeases(
 ): Promise<LedgerLease[]> {
   const leases = leasesById(plan);
   const starting = new Map<LedgerLease, PlacementDecision>();
+  const rules = await openRules(
+    tx,
+    decision.starts.map(({ lease }) => leases.get(lease)!),
+  );
   for (const { lease: id, hosts } of decision.starts) {
     const lease = leases.get(id)!;
-    if (!free.reserve(hosts, lease.perVm)) continue;
+    if (!rules.allow(lease, hosts) || !free.reserve(hosts, lease.perVm)) continue;
+    rules.take(lease, hosts);
     starting.set(lease, { row: queueRow(lease), verdict: { kind: 'placed', hosts } });
   }
   const decisions = [...starting.values(), ...waitingDecisions(plan, starting)];

@@ -37,6 +37,8 @@ export interface MigrationRow {
   vmState: VmState;
   vmPausedBy: PausedBy | null;
   asleep: boolean;
+  /** As its column has them. */
+  rules: unknown;
   vmGeneration: number;
   hostId: HostId | null;
   homeId: HostId | null;
@@ -47,7 +49,7 @@ export interface MigrationRow {
 /** Reads a migration and its VM, both locked. Throws not-found. */
 export async function lockMigration(tx: Transaction, id: MigrationId): Promise<MigrationRow> {
   const rows = await tx.$queryRaw<MigrationRow[]>`
-    SELECT m.*, v.state AS "vmState", v."pausedBy" AS "vmPausedBy", v.generation AS "vmGeneration", v."hostId", v."homeId", v."taskId", v.asleep,
+    SELECT m.*, v.state AS "vmState", v."pausedBy" AS "vmPausedBy", v.generation AS "vmGeneration", v."hostId", v."homeId", v."taskId", v.asleep, v.rules,
       v."diskMiB" + v."overlayMiB" AS "vmDiskMiB",
       (SELECT t.state FROM "Task" t WHERE t.id = v."taskId") AS "taskState"
     FROM "Migration" m JOIN "Vm" v ON v.id = m."vmId" WHERE m.id = ${id} FOR UPDATE OF m, v`;

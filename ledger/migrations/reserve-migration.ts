@@ -4,10 +4,11 @@ import { BerthError } from '../../model/errors.ts';
 import type { HostId, VmId } from '../../model/ids.ts';
 import type { MigrationId } from '../../model/migration.ts';
 import { hasEnded } from '../../model/states.ts';
-import { chooseTarget, diskNeededMiB, type TargetHost } from '../../scheduler/migration-target.ts';
+import { chooseTarget, diskNeededMiB, type MovingRules, type TargetHost } from '../../scheduler/migration-target.ts';
 import { releaseHoldOf } from '../balance/holds.ts';
 import { isOpenToMigrations } from '../hosts/open-hosts.ts';
 import { lockPlacement } from '../placement/lock-placement.ts';
+import { groupsIn, labelsOf, readMembers, rulesOfVm } from '../placement/read-rules.ts';
 import { inTransaction, isoNow, type LedgerDeps, type Transaction } from '../transaction.ts';
 import { readPlacedVm } from '../vms/placed-vms.ts';
 import { specOf } from '../vms/vm-specs.ts';
@@ -18,8 +19,8 @@ import { lockMigration, type MigrationRow } from './migration-row.ts';
 const diskMoveUnderWay = Prisma.sql`(m.mode = 'disks' AND m."committedAt" IS NOT NULL AND m.state IN ('running', 'stuck'))`;
 
 async function readTargets(tx: Transaction, vmId: VmId): Promise<TargetHost[]> {
-  return tx.$queryRaw<TargetHost[]>`
-    SELECT h.id, h.state, ${isOpenToMigrations} AS "acceptsMigrations", h.accelerator, h."cpuModel",
+  const rows = await tx.$queryRaw<(TargetHost & { labels: unknown })[]>`
+    SELECT h.id, h.state, h.labels, ${isOpenToMigrations} AS "acceptsMigrations", h.accelerator, h."cpuModel",
       EXISTS (SELECT FROM "HostImage" i JOIN "Vm" v ON v."imageId" = i."imageId" WHERE i."hostId" = h.id AND v.id = ${vmId}) AS "hasImage",
       jsonb_build_object('vcpus', h.vcpus, 'memoryMiB', h."memoryMiB") AS capacity,
       jsonb_build_object('vcpus', h."usedVcpus", 'memoryMiB', h."usedMemoryMiB") AS used,
@@ -27,6 +28,13 @@ async function readTargets(tx: Transaction, vmId: VmId): Promise<TargetHost[]> {
       (SELECT count(*)::int FROM "Migration" m WHERE (m.reserved OR ${diskMoveUnderWay}) AND m."toId" = h.id) AS arriving,
       (SELECT count(*)::int FROM "Migration" m WHERE (m.reserved OR ${diskMoveUnderWay}) AND m."fromId" = h.id) AS leaving
     FROM "Host" h WHERE h."removedAt" IS NULL ORDER BY h.id`;
+  return rows.map((row) => ({ ...row, labels: labelsOf(row.labels) }));
+}
+
+/** null: it may run anywhere, or is at its target already, where its disks follow it. */
+async function readRules(tx: Transaction, { ownerId, rules: stored, mode }: MigrationRow): Promise<MovingRules | null> {
+  const rules = mode === 'disks' ? null : rulesOfVm(ownerId, stored);
+  return rules === null ? null : { rules, members: await readMembers(tx, groupsIn([rules])) };
 }
 
 /** An older migration from the same host, or to the same one, that waits for admission: it comes first. */
@@ -79,6 +87,7 @@ export async function reserveMigration(deps: LedgerDeps, id: MigrationId): Promi
         memoryMiB: row.asleep ? 0 : row.memoryMiB,
         to: row.toId,
         disk: diskNeed,
+        placement: await readRules(tx, row),
       },
       await readTargets(tx, row.vmId),
     );

@@ -9,6 +9,7 @@ import { batch } from '../housekeeping.ts';
 import { lockBill } from '../market/bill-row.ts';
 import { acceptMigration } from '../migrations/accept-migration.ts';
 import { lockPlacement } from '../placement/lock-placement.ts';
+import { groupsIn, labelsOf, readMembers, rulesOfVm } from '../placement/read-rules.ts';
 import { inTransaction, type Transaction } from '../transaction.ts';
 import { readOffers } from './offers.ts';
 import { readLeaseSize } from './take-offers.ts';
@@ -54,12 +55,15 @@ interface MovingRow {
   memoryMiB: number;
   diskMiB: number;
   market: unknown;
+  owner: string;
+  rules: unknown;
 }
 
 async function moveToBetter(tx: Transaction, vm: string, nowMs: number): Promise<boolean> {
   await lockPlacement(tx);
   const rows = await tx.$queryRaw<MovingRow[]>`
-    SELECT l.id AS lease, v."hostId" AS host, v."homeId" AS home, v.vcpus, v."memoryMiB", v."diskMiB" + v."overlayMiB" AS "diskMiB", l.market
+    SELECT l.id AS lease, v."hostId" AS host, v."homeId" AS home, v.vcpus, v."memoryMiB", v."diskMiB" + v."overlayMiB" AS "diskMiB", l.market,
+      v."ownerId" AS owner, v.rules
     FROM "Vm" v JOIN "Lease" l ON l.id = v."leaseId" WHERE v.id = ${vm} AND v.state = 'running' FOR UPDATE OF v`;
   const [row] = rows;
   if (row === undefined) return false;
@@ -76,8 +80,10 @@ async function moveToBetter(tx: Transaction, vm: string, nowMs: number): Promise
   const added = matched.filter(({ offer }) => !known.has(offer.provider));
   const costs = new Map([...known, ...added.map(({ offer, hourMicros }) => [offer.provider, hourMicros] as const)]);
   const disk = { homeHost: row.home, diskMiB: row.diskMiB, memoryMiB: row.memoryMiB };
+  const rules = rulesOfVm(row.owner, row.rules);
+  const placement = rules === null ? null : { rules, members: await readMembers(tx, groupsIn([rules])) };
   const better = betterHost(
-    { host: row.host, vcpus: row.vcpus, memoryMiB: row.memoryMiB, disk },
+    { host: row.host, vcpus: row.vcpus, memoryMiB: row.memoryMiB, disk, placement },
     await readPricedHosts(tx, costs),
     leastShare,
   );
@@ -121,21 +127,23 @@ async function addOffer(
 /** Hosts as targets of a migration, with what an hour of the order costs there. @param costs by provider */
 async function readPricedHosts(tx: Transaction, costs: ReadonlyMap<string, number>): Promise<PricedHost[]> {
   const rows = await tx.$queryRaw<
-    (Omit<PricedHost, 'capacity' | 'used' | 'hourMicros' | 'hasImage'> & {
+    (Omit<PricedHost, 'capacity' | 'used' | 'hourMicros' | 'hasImage' | 'labels'> & {
       provider: string;
       vcpus: number;
       memoryMiB: number;
       usedVcpus: number;
       usedMemoryMiB: number;
+      labels: unknown;
     })[]
   >`
     SELECT h.id, h.state::text AS state, ${isOpenToMigrations} AND h.schedulable AS "acceptsMigrations", h.accelerator, h."cpuModel",
-      h.provider, h.vcpus, h."memoryMiB", h."usedVcpus", h."usedMemoryMiB", h."diskMiB" - h."usedDiskMiB" AS "freeDiskMiB",
+      h.provider, h.labels, h.vcpus, h."memoryMiB", h."usedVcpus", h."usedMemoryMiB", h."diskMiB" - h."usedDiskMiB" AS "freeDiskMiB",
       (SELECT count(*)::int FROM "Migration" m WHERE m."toId" = h.id AND m.reserved) AS arriving,
       (SELECT count(*)::int FROM "Migration" m WHERE m."fromId" = h.id AND m.reserved) AS leaving
     FROM "Host" h WHERE h."removedAt" IS NULL ORDER BY h.id`;
-  return rows.map(({ provider, vcpus, memoryMiB, usedVcpus, usedMemoryMiB, ...host }) => ({
+  return rows.map(({ provider, vcpus, memoryMiB, usedVcpus, usedMemoryMiB, labels, ...host }) => ({
     ...host,
+    labels: labelsOf(labels),
     hasImage: false,
     capacity: { vcpus, memoryMiB },
     used: { vcpus: usedVcpus, memoryMiB: usedMemoryMiB },

@@ -1,11 +1,13 @@
 import type { Notification } from '../../contracts/ledger.ts';
 import type { TaskId, VmId } from '../../model/ids.ts';
 import type { Refusal } from '../../model/task.ts';
+import { type GroupMembers, noMembers, vmRulesOf } from '../../scheduler/constraints.ts';
 import { type PlacementHost, type PlacementRequest, placeQueue, type QueueVerdict } from '../../scheduler/placement.ts';
 import { inTransaction, isoNow, type LedgerDeps, type Transaction } from '../transaction.ts';
 import { assignAddresses, type PlacedVm, type PlacementDecision } from './assign-addresses.ts';
 import { lockPlacement } from './lock-placement.ts';
 import { readPlacementHosts } from './read-hosts.ts';
+import { groupsIn, readMembers } from './read-rules.ts';
 import { lookahead, type QueueRow, readWaiting } from './read-waiting.ts';
 
 /** The result of a pass. */
@@ -24,7 +26,18 @@ export const plannedRefusal = (hosts: number): Refusal => ({ hosts, failed: { pl
 /** Refusal of a task or VM that the pass did not consider: it is beyond the lookahead, or being cancelled. */
 export const beyondQueue = ({ hosts }: PlacementPass): Refusal => ({ hosts, failed: { queue: hosts } });
 
-function decidePlacements(queue: QueueRow[], hosts: PlacementHost[], maxOvertaken: number): PlacementDecision[] {
+/** Where the members of the queue's groups are. */
+async function readQueueMembers(tx: Transaction, queue: readonly QueueRow[]): Promise<GroupMembers> {
+  if (queue.every(({ rules }) => rules === null)) return noMembers;
+  return readMembers(tx, groupsIn(queue.map(({ owner, rules }) => vmRulesOf(owner, rules))));
+}
+
+function decidePlacements(
+  queue: QueueRow[],
+  hosts: PlacementHost[],
+  members: GroupMembers,
+  maxOvertaken: number,
+): PlacementDecision[] {
   const rows = new Map<string, QueueRow>(queue.map((row) => [row.id, row]));
   const requests: PlacementRequest[] = queue.map((row) => ({
     id: row.id,
@@ -33,8 +46,9 @@ function decidePlacements(queue: QueueRow[], hosts: PlacementHost[], maxOvertake
     imageId: row.imageId,
     overtaken: row.overtaken,
     hostCosts: row.hostCosts === null ? null : new Map(Object.entries(row.hostCosts)),
+    rules: vmRulesOf(row.owner, row.rules),
   }));
-  return placeQueue(requests, hosts, { maxOvertaken, lookahead }).map(({ request, verdict }) => ({
+  return placeQueue(requests, hosts, { maxOvertaken, lookahead }, members).map(({ request, verdict }) => ({
     row: rows.get(request.id)!,
     verdict,
   }));
@@ -103,7 +117,10 @@ export async function placeWaiting(deps: LedgerDeps, tx: Transaction): Promise<P
   if (waiting.planned) return deferToPlanner(queue, hosts);
   if (queue.length === 0) return { notify: waiting.placed, planned: false, verdicts: new Map(), hosts };
   const images = new Set(queue.flatMap(({ imageId }) => imageId ?? []));
-  const decisions = decidePlacements(queue, await readPlacementHosts(tx, [...images]), deps.control.BERTH_MAX_OVERTAKEN);
+  const isRuled = queue.some(({ rules }) => rules !== null);
+  const members = await readQueueMembers(tx, queue);
+  const found = await readPlacementHosts(tx, [...images], isRuled);
+  const decisions = decidePlacements(queue, found, members, deps.control.BERTH_MAX_OVERTAKEN);
   const placed = await assignAddresses(deps, tx, decisions, hosts);
   const ids = (kind: QueueVerdict['kind']) => decisions.filter(({ verdict }) => verdict.kind === kind).map(({ row }) => row.id);
   await writePlacements(tx, isoNow(deps), placed, ids('placed'), changedRefusals(decisions));

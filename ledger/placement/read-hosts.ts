@@ -4,6 +4,7 @@ import { hostsColumn } from '../leases/plan/lease-rows.ts';
 import { hostsOf } from '../leases/plan/site-columns.ts';
 import { listOf } from '../row-schemas.ts';
 import type { Transaction } from '../transaction.ts';
+import { readHostLabels } from './read-rules.ts';
 
 const PlacementRows = z.strictObject({
   hosts: z.string().nullable(),
@@ -11,8 +12,14 @@ const PlacementRows = z.strictObject({
   cached: listOf(z.strictObject({ image: z.string(), hosts: z.string() })),
 });
 
-/** Every host as an input of placement. @param images those of the queue: which others a host has doesn't matter */
-export async function readPlacementHosts(tx: Transaction, images: readonly string[]): Promise<PlacementHost[]> {
+const noLabels: ReadonlyMap<string, string> = new Map();
+
+/**
+ * Every host as an input of placement.
+ * @param images those of the queue: which others a host has doesn't matter
+ * @param isRuled whether anything of the queue has rules, which name labels
+ */
+export async function readPlacementHosts(tx: Transaction, images: readonly string[], isRuled = false): Promise<PlacementHost[]> {
   const rows = await tx.$queryRaw<unknown[]>`
     SELECT ${hostsColumn} AS hosts,
       (SELECT json_agg(json_build_object('image', c.image, 'hosts', c.hosts)) FROM (
@@ -27,6 +34,7 @@ export async function readPlacementHosts(tx: Transaction, images: readonly strin
       else here.add(image);
     }
   const none = new Set<string>();
+  const labels = isRuled ? await readHostLabels(tx) : null;
   const { hosts, used } = hostsOf({ hosts: text, vacant: [] });
   return hosts.map(({ id, answers, up, capacity }) => ({
     id,
@@ -36,5 +44,6 @@ export async function readPlacementHosts(tx: Transaction, images: readonly strin
     capacity,
     used: used.get(id)!,
     images: imagesOf.get(id) ?? none,
+    labels: labels?.get(id) ?? noLabels,
   }));
 }

@@ -5,6 +5,7 @@ import { liesUnpaid } from '../market/unpaid.ts';
 import { hostCostsOf } from '../offers/host-costs.ts';
 import { idOf, listOf, refusal, resources } from '../row-schemas.ts';
 import type { Transaction } from '../transaction.ts';
+import { storedRules } from './read-rules.ts';
 
 /** How many waiting tasks one pass considers; the rest of the queue waits for a later pass. */
 export const lookahead = 256;
@@ -21,6 +22,7 @@ const QueueRow = z.strictObject({
   vms: z.array(z.strictObject({ id: idOf<string>(), generation: z.int().min(0) })).min(1),
   /** By host, of what pays by offers: hosts that are missing are not for it. null: any host is. */
   hostCosts: z.record(z.string(), z.number()).nullable(),
+  rules: storedRules,
 });
 
 const WaitingQueue = z.strictObject({
@@ -66,11 +68,11 @@ export async function readWaiting(tx: Transaction, now: string): Promise<Waiting
       ${planExists(now)} AS planned,
       (SELECT count(*)::int FROM "Host" WHERE "removedAt" IS NULL) AS hosts,
       (SELECT jsonb_agg(jsonb_build_object('id', t.id, 'owner', t."ownerId", 'overtaken', t.overtaken, 'refusal', t.refusal,
-        'imageId', v.image, 'vms', v.vms, 'hostCosts', (SELECT ${hostCostsOf(Prisma.sql`l`)} FROM "Lease" l WHERE l.id = t."leaseId"),
+        'imageId', v.image, 'vms', v.vms, 'rules', v.rules, 'hostCosts', (SELECT ${hostCostsOf(Prisma.sql`l`)} FROM "Lease" l WHERE l.id = t."leaseId"),
         'each', jsonb_build_object('vcpus', v.vcpus, 'memoryMiB', v.memory, 'diskMiB', v.disk)) ORDER BY t."createdAt", t.id)
       FROM waiting t JOIN LATERAL (
         SELECT max("imageId") AS image, max(vcpus) AS vcpus, max("memoryMiB") AS memory, max("diskMiB" + "overlayMiB") AS disk,
-          jsonb_agg(jsonb_build_object('id', id, 'generation', generation) ORDER BY node) AS vms
+          jsonb_agg(jsonb_build_object('id', id, 'generation', generation) ORDER BY node) AS vms, jsonb_agg(rules) -> 0 AS rules
         FROM "Vm" WHERE "taskId" = t.id OR id = t.id HAVING bool_and(state = 'pending')) v ON true) AS queue,
       (SELECT jsonb_agg(id) FROM (
         SELECT id FROM "Task" WHERE state = 'queued' AND "placedAt" IS NOT NULL AND "cancelRequestedAt" IS NULL

@@ -2,6 +2,7 @@ import { Prisma, type Task } from '../../generated/prisma/client.ts';
 import { BerthError } from '../../model/errors.ts';
 import { leaseEventTypes, type TaskAcceptedData, taskEventTypes } from '../../model/events.ts';
 import { newId } from '../../model/ids.ts';
+import { changedRules, groupsOf } from '../../model/placement/rules.ts';
 import type { TaskSpec } from '../../model/task.ts';
 import { eventInsert } from '../events/write-event.ts';
 import { lockFiles } from '../files/lock-files.ts';
@@ -54,6 +55,7 @@ async function insertTask(
   const { owner, spec } = request;
   const task = newId('task');
   const at = isoOf(request.nowMs);
+  const rules = changedRules(null, spec);
   const vms = Array.from({ length: spec.nodes }, (_, node) => ({ id: newId('vm'), node, name: `node${node}` }));
   const data: TaskAcceptedData = {
     task,
@@ -70,9 +72,10 @@ async function insertTask(
       INSERT INTO "Task" (id, "ownerId", name, spec, state, "leaseId", "createdAt")
       VALUES (${task}, ${owner}, ${spec.name}, ${JSON.stringify(spec)}::jsonb, 'queued', ${lease.id}, ${at}::timestamptz) RETURNING *
     ), vms AS (
-    INSERT INTO "Vm" (id, "ownerId", name, "imageId", vcpus, "memoryMiB", "diskMiB", "overlayMiB", state, "taskId", node, "leaseId", "createdAt")
+    INSERT INTO "Vm" (id, "ownerId", name, "imageId", vcpus, "memoryMiB", "diskMiB", "overlayMiB", state, "taskId", node, "leaseId", "createdAt", rules, groups)
     SELECT vm.id, ${owner}, vm.name, ${image.id}, ${spec.resources.vcpus}, ${spec.resources.memoryMiB}, ${spec.resources.diskMiB},
-           ${image.virtualMiB}, 'pending', ${task}, vm.node, ${lease.id}, ${at}::timestamptz
+           ${image.virtualMiB}, 'pending', ${task}, vm.node, ${lease.id}, ${at}::timestamptz,
+           ${rules === null ? null : JSON.stringify(rules)}::jsonb, ${groupsOf(owner, rules)}::text[]
     FROM jsonb_to_recordset(${JSON.stringify(vms)}::jsonb) AS vm(id text, node int, name text)
     ), event AS (${eventInsert({ type: taskEventTypes.accepted, subject: task, owner, time: at, data })}
     )

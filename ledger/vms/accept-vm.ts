@@ -1,6 +1,7 @@
 import { BerthError } from '../../model/errors.ts';
 import { leaseEventTypes, vmEventTypes } from '../../model/events.ts';
 import { newId, type VmId } from '../../model/ids.ts';
+import { changedRules, groupsOf } from '../../model/placement/rules.ts';
 import { unboundedDurationS, type VmOperation, type VmRequest, vmOperations } from '../../model/vm-request.ts';
 import { writeEvent } from '../events/write-event.ts';
 import { lockFiles } from '../files/lock-files.ts';
@@ -55,6 +56,7 @@ export async function acceptVm(tx: Transaction, { owner, order, nowMs }: VmAccep
   const id = newId('vm');
   const lease = newId('lease');
   const createdAt = new Date(nowMs);
+  const rules = changedRules(null, order);
   const { vcpus, memoryMiB, diskMiB } = order.resources;
   const spec = { ...order.lease, durationS: order.lease.durationS ?? unboundedDurationS };
   const each = { vcpus, memoryMiB, diskMiB: diskMiB + overlayMiB };
@@ -73,6 +75,7 @@ export async function acceptVm(tx: Transaction, { owner, order, nowMs }: VmAccep
       overlayMiB,
       rootMiB,
       extraDisksMiB: order.extraDisksMiB,
+      ...(rules !== null && { rules, groups: groupsOf(owner, rules) }),
       state: 'pending',
       order,
       leaseId: lease,

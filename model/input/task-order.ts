@@ -1,4 +1,5 @@
 import { z } from 'zod';
+import { ruledFields, unpromised } from '../placement/rules.ts';
 import { LeaseSpec, leaseFields, TaskSpec, taskLimits, wrongTimes } from '../task.ts';
 import { maxOrderBytes, maxPatternsJsonBytes, orderBytes } from './order-size.ts';
 
@@ -39,6 +40,8 @@ export const TaskOrder = TaskSpec.extend({
         path: ['lease', 'durationS'],
         message: `expected at least timeoutS, which is ${timeoutS}: a lease that ends before the command takes its outputs away`,
       });
+    if (order.lease.kind !== 'bestEffort' || order.lease.deadline !== undefined)
+      for (const field of ruledFields(order)) context.addIssue({ code: 'custom', path: [field], message: unpromised });
     const bytes = orderBytes(order);
     if (bytes > maxOrderBytes)
       context.addIssue({

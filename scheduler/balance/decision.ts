@@ -1,6 +1,6 @@
 import type { WatchVerdict } from '../../model/load/watch-verdict.ts';
+import type { GroupMembers } from '../constraints.ts';
 import type { MigrationModel } from '../drains/migration-model.ts';
-import type { GroupMembers } from './constraints.ts';
 import type { MoveOffer, OfferFilter, StayFilter } from './offers.ts';
 import type { BalanceHost, BalancePolicy, BalanceVm } from './site.ts';
 

@@ -1,6 +1,6 @@
+import { checkConstraints, type GroupMembers } from '../constraints.ts';
 import type { MigrationModel } from '../drains/migration-model.ts';
 import { failedTargetFilter, type TargetFilter } from '../migration-target.ts';
-import { type ConstraintFilter, checkConstraints, type GroupMembers } from './constraints.ts';
 import { type MigrationPredictions, type MoveCost, moveCost } from './cost.ts';
 import { type BalanceHost, type BalancePolicy, type BalanceVm, coolingUntilMs, type ProcessorLoad, remainingS } from './site.ts';
 import { addLoad, type MoveGain, predictGain, removeLoad } from './starvation.ts';
@@ -9,7 +9,7 @@ import { addLoad, type MoveGain, predictGain, removeLoad } from './starvation.ts
 export type StayFilter = 'pinned' | 'promisedHost' | 'unmovable' | 'coolingDown' | 'ending';
 
 /** Why a host does not offer to take a VM, beyond what every migration asks of a target. */
-export type OfferFilter = TargetFilter | ConstraintFilter | 'leftOut' | 'draining' | 'promise' | 'processors' | 'noConvergence';
+export type OfferFilter = TargetFilter | 'leftOut' | 'draining' | 'promise' | 'processors' | 'noConvergence';
 
 /** What a decision knows besides the hosts. */
 export interface OfferContext {

@@ -1,4 +1,4 @@
-import type { GroupMembers } from './constraints.ts';
+import { PlannedMembers } from '../constraints.ts';
 import type { MigrationPredictions } from './cost.ts';
 import type { BalanceInput } from './decision.ts';
 import { freeProcessors, type OfferContext } from './offers.ts';
@@ -9,7 +9,7 @@ import { addLoad, removeLoad } from './starvation.ts';
 export class PlannedSite {
   readonly #hosts: Map<string, BalanceHost>;
   readonly #vms = new Map<string, BalanceVm[]>();
-  readonly #members: Map<string, Map<string, number>>;
+  readonly #members: PlannedMembers;
   readonly #input: BalanceInput;
   readonly #predictions: MigrationPredictions = new Map();
   #order: BalanceHost[];
@@ -17,7 +17,7 @@ export class PlannedSite {
   constructor(input: BalanceInput) {
     this.#input = input;
     this.#hosts = new Map(input.hosts.map((host) => [host.id, host]));
-    this.#members = new Map([...input.members].map(([group, counts]) => [group, new Map(counts)]));
+    this.#members = new PlannedMembers(input.members);
     for (const vm of input.vms) {
       const here = this.#vms.get(vm.host);
       if (here === undefined) this.#vms.set(vm.host, [vm]);
@@ -28,7 +28,7 @@ export class PlannedSite {
 
   get context(): OfferContext {
     const { nowMs, policy, model } = this.#input;
-    return { nowMs, policy, model, members: this.#members as GroupMembers, predictions: this.#predictions };
+    return { nowMs, policy, model, members: this.#members.members, predictions: this.#predictions };
   }
 
   find(id: string): BalanceHost | undefined {
@@ -66,12 +66,8 @@ export class PlannedSite {
       arriving: target.arriving + 1,
       vms: target.vms + 1,
     });
-    for (const { group } of vm.groupRules) {
-      const counts = this.#members.get(group) ?? new Map<string, number>();
-      counts.set(vm.host, (counts.get(vm.host) ?? 1) - 1);
-      counts.set(to, (counts.get(to) ?? 0) + 1);
-      this.#members.set(group, counts);
-    }
+    this.#members.add(vm, vm.host, -1);
+    this.#members.add(vm, to);
   }
 
   #compareFree(a: BalanceHost, b: BalanceHost): number {

@@ -1,6 +1,6 @@
+import type { VmRules } from '../constraints.ts';
 import type { Load } from '../drains/migration-operations.ts';
 import type { TargetHost } from '../migration-target.ts';
-import type { ConstrainedVm } from './constraints.ts';
 
 /** The site as the balancer sees it. Processors are counted in processors' time a second: `cpus` of 1.5 keep one and a half busy. */
 
@@ -36,7 +36,7 @@ export interface BalanceHost extends Omit<TargetHost, 'hasImage'> {
   vms: number;
 }
 
-export interface BalanceVm extends Omit<ConstrainedVm, 'host'> {
+export interface BalanceVm extends VmRules {
   id: string;
   host: string;
   vcpus: number;

@@ -1,4 +1,5 @@
 import type { DrainStrategy, SuspendInPlace } from '../../model/drain.ts';
+import type { GroupMembers, VmRules } from '../constraints.ts';
 import type { TargetHost } from '../migration-target.ts';
 import type { MigrationModel } from './migration-model.ts';
 import type { Load, MoveMode } from './migration-operations.ts';
@@ -19,6 +20,8 @@ export interface DrainVm {
   ended?: boolean;
   /** The backing image of its disk and the hosts that have it; null: none. */
   image?: { id: string; mib: number; at: readonly string[] } | null;
+  /** Absent: it may run anywhere. */
+  rules?: VmRules | null;
   /** Disks on the drained host that must move; null: none. */
   disks?: { diskMiB: number; runsAt: string } | null;
   /**
@@ -56,6 +59,8 @@ export interface DrainPlanInput {
   /** VMs that have to leave; those that this drain has suspended in place don't. */
   vms: readonly DrainVm[];
   hosts: readonly DrainTarget[];
+  /** Of the groups of the VMs' rules, on all hosts. Absent: they have none. */
+  members?: GroupMembers;
   suspendInPlace: SuspendInPlace;
   modes: readonly MoveMode[];
   model: MigrationModel;

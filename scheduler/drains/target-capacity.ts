@@ -1,3 +1,4 @@
+import { noMembers, PlannedMembers } from '../constraints.ts';
 import { chooseTarget, type DiskDemand, diskNeededMiB, type TargetFilter, type TargetHost } from '../migration-target.ts';
 import { type DrainPlanInput, type DrainTarget, type DrainVm, isDiskMoveOnly, type PlannedMode } from './drain-input.ts';
 import type { MigrationOperation, MoveMode } from './migration-operations.ts';
@@ -12,9 +13,11 @@ const chosenOneByOne = 4;
 export class TargetCapacity {
   readonly #input: DrainPlanInput;
   readonly #hosts: DrainTarget[];
+  readonly #members: PlannedMembers;
 
   constructor(input: DrainPlanInput) {
     this.#input = input;
+    this.#members = new PlannedMembers(input.members ?? noMembers);
     this.#hosts = input.hosts.map((host) => ({ ...host, used: { ...host.used } }));
     // VMs that are moving to a host count as given to it.
     for (const vm of input.vms) {
@@ -45,6 +48,10 @@ export class TargetCapacity {
     best.freeDiskMiB = (best.freeDiskMiB ?? 0) - diskNeededMiB(demand.disk, best.id);
     if (runsAt !== undefined) return { to: runsAt, mode: 'disks' };
     best.given += 1;
+    if (vm.rules != null) {
+      this.#members.add(vm.rules, host, -1);
+      this.#members.add(vm.rules, best.id);
+    }
     return { to: best.id, mode: this.#chooseMode(vm, best.id) };
   }
 
@@ -89,7 +96,9 @@ export class TargetCapacity {
     const failures = vm.failed.filter(({ to }) => to === candidate.id);
     if (failures.length >= maxTriesPerTarget) return failures.at(-1)!.why;
     const withoutMigrations = (one: DrainTarget): TargetHost => ({ ...one, hasImage: true, arriving: 0, leaving: 0 });
-    const moving = { host, ...this.#demandOf(vm), to: candidate.id };
+    // Where only its disks follow it, it has its host already.
+    const placement = vm.rules == null || isDiskMoveOnly(vm, host) ? null : { rules: vm.rules, members: this.#members.members };
+    const moving = { host, ...this.#demandOf(vm), to: candidate.id, placement };
     const choice = chooseTarget(moving, [withoutMigrations(this.#source()), withoutMigrations(candidate)]);
     return choice.kind === 'none' ? (choice.refused[0]?.filter ?? 'refused') : null;
   }

@@ -57,7 +57,7 @@ export function dispatch(state: PlanState, now: number, emit: EmitAction): void 
  */
 function startExactFits(pass: DispatchPass): void {
   const { state, freeSlots } = pass;
-  // What pays by offers is placed by its costs.
+  // What pays by offers, or has rules, is placed by its costs.
   const tried = state.queue
     .slice(0, exactFitDepth)
     .filter((record) => record.lease.hostCosts == null && isSingleVm(state, record));
@@ -109,6 +109,8 @@ function unbook(pass: DispatchPass, record: LeaseRecord): void {
 /** Books the earliest fit for work that is ready but does not fit now. */
 function book(pass: DispatchPass, record: LeaseRecord): boolean {
   const { state, now } = pass;
+  // A fit is found for VMs that may run on any host.
+  if (record.lease.relation != null && record.lease.nodes > 1) return false;
   const fit = earliestFit(state, record, now, hostsWithImage(state, record, now));
   if (fit === null) return false;
   setAllocations(state, record, 'booking', allocationsOn(fit.hosts, fit.from, fit.to));

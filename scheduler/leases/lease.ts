@@ -32,6 +32,8 @@ export interface Lease {
   bootS?: number | undefined;
   /** Best effort: what it costs on each host that it may use. Default: on every host the same. */
   hostCosts?: ReadonlyMap<string, number> | null | undefined;
+  /** Best effort: its VMs run on one host, or each on another. */
+  relation?: 'together' | 'apart' | null | undefined;
 }
 
 export interface HostSpec {

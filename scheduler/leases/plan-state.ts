@@ -217,7 +217,7 @@ export function removeFrom(list: LeaseRecord[], record: LeaseRecord): void {
   if (i >= 0) list.splice(i, 1);
 }
 
-/** Whether a lease may use a host: one that pays by offers uses theirs alone. */
+/** Whether a lease may use a host: one that pays by offers uses theirs alone, one with rules those that they allow. */
 export const mayUse = (state: PlanState, { lease }: LeaseRecord, host: number): boolean =>
   lease.hostCosts == null || lease.hostCosts.has(state.hosts[host]!.spec.id);
 

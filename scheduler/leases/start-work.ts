@@ -92,8 +92,11 @@ export function placeNew(pass: DispatchPass, record: LeaseRecord): number[] | nu
     const end = now + totalS(state, record, host, 1);
     let vms = 0;
     while (vms < slots.length && slots[vms]!.booked >= end) vms++;
+    vms = atOnce(record, vms);
     if (vms > 0) uncut.push({ host, cost, vms, until: slots[vms - 1]!.booked });
-    for (const [i, slot] of slots.entries()) {
+    const most = atOnce(record, slots.length);
+    for (let i = 0; i < most; i++) {
+      const slot = slots[i]!;
       if (i < vms || isPreemptible(pass, record, host, i + 1, slot)) preemptible.push({ host, cost, until: slot.planned });
     }
   }
@@ -102,7 +105,22 @@ export function placeNew(pass: DispatchPass, record: LeaseRecord): number[] | nu
   if (!state.policy.suspension || !record.preemptible) return repackForStart(pass, record, ready);
   if (preemptible.length < nodes) return null;
   preemptible.sort((a, b) => a.cost - b.cost || b.until - a.until || a.host - b.host);
+  if (record.lease.relation === 'together') return onOneHost(preemptible, nodes);
   return preemptible.slice(0, nodes).map(({ host }) => host);
+}
+
+/** The best host that has room for all of them; null: none has. @param room for one VM each, the best first */
+function onOneHost(room: readonly { host: number }[], nodes: number): number[] | null {
+  const counts = new Map<number, number>();
+  for (const { host } of room) counts.set(host, (counts.get(host) ?? 0) + 1);
+  const best = room.find(({ host }) => counts.get(host)! >= nodes);
+  return best === undefined ? null : Array.from({ length: nodes }, () => best.host);
+}
+
+/** How many VMs of a lease one host takes, of those that it has room for: all or none where they stay together. */
+function atOnce({ lease: { relation, nodes } }: LeaseRecord, room: number): number {
+  if (relation === 'apart') return Math.min(1, room);
+  return relation === 'together' && room < nodes ? 0 : room;
 }
 
 /** Room for VMs of a lease until its end, and longer. */

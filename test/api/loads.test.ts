@@ -153,6 +153,27 @@ test('an owner pins a VM of its own, and no other', async () => {
   expect((await change(api.alice, {})).status).toBe(400);
 });
 
+test('an owner says where its VMs run, by labels that an operator gives hosts', async () => {
+  const rules = { antiAffinity: [{ group: 'web' }], hostLabels: [{ label: 'disk', values: ['ssd'], strength: 'preferred' }] };
+  const change = (json: object) => api.call<object>(api.alice, 'PATCH', `/v1/vms/${vms.alice}`, { json });
+  expect((await change(rules)).body).toMatchObject({
+    antiAffinity: [{ group: 'web', strength: 'strict' }],
+    hostLabels: [{ label: 'disk', operator: 'in', values: ['ssd'], strength: 'preferred' }],
+    affinity: [],
+  });
+  for (const wrong of [
+    { affinity: [{ group: '' }] },
+    { antiAffinity: [{ group: 'a' }, { group: 'a' }] },
+    { hostLabels: [{ label: 'x', values: [] }] },
+  ])
+    expect((await change(wrong)).status).toBe(400);
+  const label = (party: Party, labels: object) => api.call<object>(party, 'PATCH', '/v1/hosts/host-a', { json: { labels } });
+  expect((await label(api.operator, { disk: 'ssd' })).body).toMatchObject({ labels: { disk: 'ssd' } });
+  expect((await label(api.operator, { disk: 'a b' })).status).toBe(400);
+  expect((await label(api.alice, {})).status).toBe(403);
+  expect((await label(api.operator, {})).body).toMatchObject({ labels: {} });
+});
+
 test('decisions and plans are for operators', async () => {
   for (const [method, path] of [
     ['GET', '/v1/balancer/decisions'],

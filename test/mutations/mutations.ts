@@ -481,6 +481,23 @@ export const mutations: readonly Mutation[] = [
     only: 'never moves against a promise',
   },
   {
+    guarantee: 'a VM runs only where its strict rules allow: no migration takes it elsewhere',
+    file: 'scheduler/migration-target.ts',
+    find: "if (answer.kind === 'refused') return answer.filter;",
+    replace: '',
+    project: 'ledger',
+    test: 'ledger/placement-rules.test.ts',
+  },
+  {
+    guarantee: 'a VM runs only where its strict rules allow: VMs that start at once count for each other',
+    file: 'ledger/leases/execute-plan.ts',
+    find: 'if (!rules.allow(lease, hosts) || ',
+    replace: 'if (',
+    project: 'ledger',
+    test: 'ledger/placement-rules.test.ts',
+    only: 'while there is a plan',
+  },
+  {
     guarantee: 'a spike of 8 s asks for no help',
     file: 'scheduler/balance/watchdog.ts',
     find: 'isFirst ? 0 : seconds * weights[kind]',

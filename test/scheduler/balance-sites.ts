@@ -1,9 +1,10 @@
 import fc from 'fast-check';
 import type { WatchVerdict } from '../../model/load/watch-verdict.ts';
-import type { GroupRule, LabelRule } from '../../scheduler/balance/constraints.ts';
+import type { LabelRule } from '../../model/placement/rules.ts';
 import type { BalanceInput } from '../../scheduler/balance/decision.ts';
 import { type BalanceHost, type BalancePolicy, type BalanceVm, balancePolicy } from '../../scheduler/balance/site.ts';
 import { addLoad } from '../../scheduler/balance/starvation.ts';
+import type { GroupRule } from '../../scheduler/constraints.ts';
 import { fitMigrationModel } from '../../scheduler/drains/migration-model.ts';
 
 /** Sites of the balancer: one to build by hand, and random ones. */

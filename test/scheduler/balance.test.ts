@@ -1,11 +1,11 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { checkConstraints } from '../../scheduler/balance/constraints.ts';
 import { decideSpread } from '../../scheduler/balance/decide.ts';
 import type { BalanceDecision, BalanceInput } from '../../scheduler/balance/decision.ts';
 import type { MoveOffer } from '../../scheduler/balance/offers.ts';
 import { balancePolicy, coolingUntilMs, remainingS } from '../../scheduler/balance/site.ts';
 import { expectedStarvedCpus } from '../../scheduler/balance/starvation.ts';
+import { checkConstraints } from '../../scheduler/constraints.ts';
 import { host, nowMs, overloaded, randomSite, site, vm } from './balance-sites.ts';
 
 const numRuns = Number(process.env.BERTH_PROPERTY_RUNS ?? 1000);

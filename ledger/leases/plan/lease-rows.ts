@@ -32,7 +32,7 @@ export const openPart = Prisma.sql`open AS MATERIALIZED (
     'host', COALESCE(g.host, v."hostId"), 'home', v."homeId", 'migration', (SELECT jsonb_build_object('to', m."toId") FROM "Migration" m
       WHERE m."vmId" = v.id AND m.state IN ('running', 'stuck')), 'vcpus', v.vcpus, 'memoryMiB', v."memoryMiB",
     'diskMiB', v."diskMiB" + v."overlayMiB", 'image', v."imageId",
-    'imageMiB', COALESCE((SELECT i."sizeBytes" / 1048576.0 FROM "Image" i WHERE i.id = v."imageId"), 0)) ORDER BY v.node, v.id) AS vms
+    'imageMiB', COALESCE((SELECT i."sizeBytes" / 1048576.0 FROM "Image" i WHERE i.id = v."imageId"), 0)) ORDER BY v.node, v.id) AS vms, jsonb_agg(v.rules) -> 0 AS rules
   FROM open o JOIN "Vm" v ON v."leaseId" = o.id AND v.state <> 'removed'
   LEFT JOIN drained g ON g.vm = v.id AND v.state = 'running'
   GROUP BY o.id
@@ -44,5 +44,5 @@ export const leaseObjects = Prisma.sql`(SELECT jsonb_agg(jsonb_build_object('id'
     'preemptible', o.preemptible, 'startAtS', EXTRACT(EPOCH FROM o."startAt"), 'plannedHosts', o."plannedHosts",
     'bound', o.bound, 'startedAtS', EXTRACT(EPOCH FROM o."startedAt"), 'runFromS', EXTRACT(EPOCH FROM o."runFrom"),
     'leftS', o."leftS", 'suspension', o.suspension, 'operation', o.operation, 'taskId', o."taskId",
-    'taskState', o."taskState", 'refusal', o.refusal, 'hostCosts', ${hostCostsOf(Prisma.sql`o`)}, 'vms', v.vms) ORDER BY o."createdAt", o.id)
+    'taskState', o."taskState", 'refusal', o.refusal, 'rules', v.rules, 'hostCosts', ${hostCostsOf(Prisma.sql`o`)}, 'vms', v.vms) ORDER BY o."createdAt", o.id)
   FROM open o JOIN vms v ON v.lease = o.id)`;

@@ -1,9 +1,11 @@
 import type { Resources } from '../../../model/host.ts';
 import type { TaskId, VmId } from '../../../model/ids.ts';
+import type { PlacementRules } from '../../../model/placement/rules.ts';
 import type { TaskState, VmState } from '../../../model/states.ts';
 import type { Refusal } from '../../../model/task.ts';
 import type { LeasePhase, RunningVm, SiteFigures, SiteLease, SiteState } from '../../../scheduler/leases/site/site-state.ts';
 import { type LeadOf, leadEstimator, tailEstimateS } from './lead-times.ts';
+import { type RuledSite, ruledCosts, ruledSite } from './ruled-hosts.ts';
 import { hostsOf, runningVms, takenForEver } from './site-columns.ts';
 import { type LeaseRow, SiteRow } from './site-row.ts';
 
@@ -18,6 +20,7 @@ export interface LedgerLease extends SiteLease {
   imageId: string | null;
   /** Why it still waits, as its row has it. */
   refusal: Refusal | null;
+  rules: PlacementRules | null;
   vms: { id: VmId; generation: number; state: VmState }[];
 }
 
@@ -56,11 +59,12 @@ export function siteOf(read: SiteRead): LedgerSite {
   const row = SiteRow.parse(read.row);
   const siteHosts = hostsOf(row);
   const leadOf = leadEstimator({ ...row, hosts: siteHosts.hosts });
+  const ruled = ruledSite(row, siteHosts.hosts);
   return {
     ...siteHosts,
     rows: new Map(row.leases.map((lease) => [lease.id, lease])),
     arriving: row.arriving,
-    leases: row.leases.map((lease) => toLease(lease, leadOf, siteHosts.used)),
+    leases: row.leases.map((lease) => toLease(lease, { leadOf, hosts: siteHosts.used, ruled })),
     running: runningVms(row.running),
     leadOf,
     taken: read.scope.others === 'forever' ? takenForEver(siteHosts.used, row.listedUse) : row.taken,
@@ -82,14 +86,22 @@ function hostsByVm({ suspension, vms }: LeaseRow): string[] {
   return vms.flatMap(({ host, migration }) => (suspension === 'suspended' ? migration?.to : null) ?? host ?? []);
 }
 
-/** @param hosts the site's, by id */
-function toLease(row: LeaseRow, leadOf: LeadOf, hosts: ReadonlyMap<string, unknown>): LedgerLease {
+interface LeaseSite {
+  leadOf: LeadOf;
+  /** By id. */
+  hosts: ReadonlyMap<string, unknown>;
+  ruled: RuledSite;
+}
+
+function toLease(row: LeaseRow, { leadOf, hosts, ruled }: LeaseSite): LedgerLease {
   const { plannedHosts, startedAtS, suspension: _, taskId, taskState, vms, ...rest } = row;
   const { vcpus, memoryMiB, diskMiB, image: imageId, imageMiB } = vms[0]!;
   const each = { vcpus, memoryMiB, diskMiB };
+  const isPlaced = hasPlacedVm(row);
   const lead = leadOf({ imageId, imageMiB, each });
   return {
     ...rest,
+    ...ruledCosts(row, isPlaced ? vms[0]!.host : null, ruled),
     // Only the workflow of a task suspends for the plan.
     preemptible: row.preemptible && taskId !== null,
     // A lease that is placed, and not reported to run yet, is expected to run after the usual lead.
@@ -99,7 +111,7 @@ function toLease(row: LeaseRow, leadOf: LeadOf, hosts: ReadonlyMap<string, unkno
     leadS: lead,
     phase: leasePhase(row),
     // One that was planned on a host which was removed since gets others.
-    hosts: hasPlacedVm(row) ? hostsByVm(row) : plannedHosts.filter((host) => hosts.has(host)),
+    hosts: isPlaced ? hostsByVm(row) : plannedHosts.filter((host) => hosts.has(host)),
     imageId,
     task: taskId === null ? null : { id: taskId, state: taskState! },
     vms: vms.map(({ id, generation, state }) => ({ id, generation, state })),

@@ -90,6 +90,12 @@ export async function readSite(tx: Transaction, scope: SiteScope): Promise<SiteR
        FROM "Host" h WHERE h."vacantUntil" IS NOT NULL) AS vacant,
       (SELECT jsonb_agg(jsonb_build_object('vm', vm, 'host', host)) FROM drained) AS arriving,
       ${leaseObjects} AS leases,
+      (SELECT jsonb_object_agg(h.id, h.labels) FROM "Host" h WHERE h."removedAt" IS NULL AND h.labels <> '{}') AS labels,
+      (SELECT jsonb_agg(jsonb_build_object('group', k.name, 'host', k.host, 'vms', k.vms)) FROM (
+        SELECT g.name, v."hostId" AS host, count(*) AS vms FROM "Vm" v CROSS JOIN LATERAL unnest(v.groups) AS g(name)
+        WHERE v.groups <> '{}' AND v.state NOT IN ('pending', 'removed') AND v."hostId" IS NOT NULL
+          AND g.name IN (SELECT unnest(w.groups) FROM "Vm" w WHERE w.groups <> '{}' AND w.state IN ('pending', 'suspended'))
+        GROUP BY g.name, v."hostId") k) AS members,
       ${underWay.columns},
       (SELECT jsonb_agg(i.image) FROM (
         SELECT c."imageId" AS image FROM "HostImage" c JOIN "Host" h ON h.id = c."hostId" AND ${takesWork} GROUP BY c."imageId"

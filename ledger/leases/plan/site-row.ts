@@ -1,6 +1,7 @@
 import { z } from 'zod';
 import type { TaskId, VmId } from '../../../model/ids.ts';
 import { taskStates, vmStates } from '../../../model/states.ts';
+import { storedRules } from '../../placement/read-rules.ts';
 import { idOf, listOf, refusal, resources } from '../../row-schemas.ts';
 
 /** The row of readSite: everything that a plan of leases is made from. */
@@ -53,6 +54,8 @@ export const LeaseRow = z.strictObject({
   taskState: z.enum(taskStates).nullable(),
   refusal: refusal.nullable(),
   hostCosts: z.record(z.string(), z.number()).nullable(),
+  /** Of each of its VMs. */
+  rules: storedRules,
   vms: z.array(LeaseVmRow).min(1),
 });
 
@@ -71,6 +74,10 @@ export const SiteRow = z.strictObject({
   hosts: column.nullable(),
   vacant: listOf(z.strictObject({ host: hostId, fromS: epochS, untilS: epochS })),
   arriving: listOf(z.strictObject({ vm: idOf<VmId>(), host: hostId })),
+  /** Of hosts that have any. */
+  labels: z.record(hostId, z.record(z.string(), z.string())).nullable(),
+  /** Of the groups of what waits or is suspended. */
+  members: listOf(z.strictObject({ group: z.string(), host: hostId, vms: z.int().min(1) })),
   leases: listOf(LeaseRow),
   running: z
     .strictObject({

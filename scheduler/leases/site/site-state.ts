@@ -38,8 +38,9 @@ export interface SiteLease {
   /** From free hosts to VMs that answer: image, disks, boot or template. */
   leadS: number;
   operation: SiteOperation | null;
-  /** Of best effort that pays by offers: what it costs on each host that it may use. */
+  /** Of best effort that pays by offers, or has rules: what it costs on each host that it may use. */
   hostCosts?: Readonly<Record<string, number>> | null;
+  relation?: 'together' | 'apart' | null;
 }
 
 export interface SiteHost {
@@ -115,6 +116,7 @@ export function plannedLease(lease: SiteLease, figures: SiteFigures): Lease {
     priority: lease.priority,
     preemptible: lease.preemptible,
     bootS: lease.leadS,
+    relation: lease.relation ?? null,
     hostCosts: lease.hostCosts == null ? null : new Map(Object.entries(lease.hostCosts)),
   };
 }

@@ -245,3 +245,41 @@ describe('for every queue and every site', () => {
     );
   });
 });
+
+describe('rules', () => {
+  const rule = (group: string, relation: 'together' | 'apart', strength: 'strict' | 'preferred' = 'strict') => ({
+    labelRules: [],
+    groupRules: [{ group, relation, strength }],
+  });
+
+  it('that prefer a host come before its image, and refuse none', () => {
+    const preferred = {
+      labelRules: [{ label: 'disk', operator: 'in' as const, values: ['ssd'], strength: 'preferred' as const }],
+      groupRules: [],
+    };
+    const hosts = [host('a', 1, { images: new Set(['debian']) }), host('b', 8, { labels: new Map([['disk', 'ssd']]) })];
+    expect(gang(request('t', 1, { imageId: 'debian', rules: preferred }), hosts)).toEqual({ hosts: ['b'] });
+    expect(gang(request('t', 1, { imageId: 'debian', rules: preferred }), hosts.slice(0, 1))).toEqual({ hosts: ['a'] });
+  });
+
+  it('that keep a gang together choose a host with room for all of it', () => {
+    const hosts = [host('a', 2), host('b', 8)];
+    expect(gang(request('t', 1, { nodes: 3, rules: rule('g', 'together') }), hosts)).toEqual({ hosts: ['b', 'b', 'b'] });
+    expect(gang(request('t', 1, { nodes: 9, rules: rule('g', 'together') }), hosts)).toEqual({
+      refusal: { hosts: 2, failed: { vcpus: 2 } },
+    });
+  });
+
+  it('hold among the requests of one pass', () => {
+    const apart = (id: string) => request(id, 1, { rules: rule('g', 'apart') });
+    expect(place([apart('t1'), apart('t2'), apart('t3')], [host('a', 8), host('b', 8)])).toEqual([['a'], ['b'], 'waits']);
+  });
+
+  it('that no host meets hold up no other request; those that wait for capacity do', () => {
+    const with_ = { ...limits, maxOvertaken: 0 };
+    const apart = (id: string, vcpus: number, nodes: number) => request(id, vcpus, { nodes, rules: rule('g', 'apart') });
+    expect(place([apart('t1', 1, 2), request('t2', 1)], [host('a', 8)], with_)).toEqual(['waits', ['a']]);
+    const busy = host('a', 8, { used: { vcpus: 4, memoryMiB: 0, diskMiB: 0 } });
+    expect(place([apart('t1', 8, 1), request('t2', 1)], [busy], with_)).toEqual(['waits', 'waits']);
+  });
+});
