@@ -1,4 +1,5 @@
-import { readFile } from 'node:fs/promises';
+import { readdir, readFile } from 'node:fs/promises';
+import { basename } from 'node:path';
 import type pg from 'pg';
 
 /** Processor time (ms) of one call, of this process and of the server's sessions for it; and the time that it took. */
@@ -37,4 +38,47 @@ export async function measureCall(pids: readonly number[], call: () => Promise<u
   const wall = performance.now() - started;
   const { user, system } = process.cpuUsage(cpu);
   return { node: (user + system) / 1000, postgres: ((await sessionsNs(pids)) - before) / 1e6, wall };
+}
+
+/** Of the kernel's accounting; the same on all of Linux' platforms. */
+const msPerTick = 10;
+
+/**
+ * Processor time (ms) so far of this process and all that it has started, ended ones included where their parents have awaited
+ * them, by program: `postgres`, `temporal`, and for Node its script, such as `api.ts`.
+ */
+export async function processorMsByProgram(): Promise<Map<string, number>> {
+  const sums = new Map<string, number>();
+  for (const { program, ticks } of await processTree(process.pid))
+    sums.set(program, (sums.get(program) ?? 0) + ticks * msPerTick);
+  return sums;
+}
+
+interface ProcessTimes {
+  program: string;
+  parent: number;
+  ticks: number;
+}
+
+/** /proc/PID/stat: `PID (program) state parent …`, the 14th to 17th field are its own times and those of its ended children. */
+async function processTree(root: number): Promise<ProcessTimes[]> {
+  const pids = (await readdir('/proc')).map(Number).filter((pid) => pid > 0);
+  const all = new Map<number, ProcessTimes>();
+  for (const pid of pids) {
+    const stat = await readFile(`/proc/${pid}/stat`, 'utf8').catch(() => null);
+    const found = stat === null ? null : /^\d+ \((.*)\) (.*)$/s.exec(stat.trim());
+    if (found === null) continue;
+    const fields = found[2]!.split(' ');
+    const ticks = fields.slice(11, 15).reduce((sum, field) => sum + Number(field), 0);
+    all.set(pid, { program: await programOf(pid, found[1]!), parent: Number(fields[1]), ticks });
+  }
+  const isBelow = (pid: number): boolean => pid === root || (all.has(pid) && isBelow(all.get(pid)!.parent));
+  return [...all].filter(([pid]) => isBelow(pid)).map(([, times]) => times);
+}
+
+/** A thread may have named its process, as Node's does: then its command line says which script it executes. */
+async function programOf(pid: number, name: string): Promise<string> {
+  const words = (await readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '')).split('\0');
+  const script = words.slice(1).find((word) => /\.[cm]?[jt]s$/.test(word));
+  return script === undefined ? name : basename(script);
 }

@@ -188,7 +188,7 @@ export const rows: readonly Row[] = [
   { matches: /^npm run bench -- task( --runs \d+)?$/, run: begin('--runs 3 task') },
   { matches: /^npm run bench -- create( --runs \d+)?$/, run: begin('--runs 3 create') },
   { matches: /^npm run bench -- templates$/, run: begin('--runs 3 templates') },
-  { matches: /^npm run bench -- rate$/, run: begin('--runs 3 rate') },
+  { matches: /^npm run bench -- rate( --runs \d+)?$/, run: begin('--runs 3 rate') },
   { matches: /^npm run bench -- (?:--runs \d+ )?migrate$/, run: begin('--runs 3 --modes 128 migrate') },
   { matches: /^npm run bench -- edge( --runs \d+)?$/, run: bench('--runs 1 edge', 3) },
   { matches: /^npm run bench -- migrate-cpu$/, run: begin('--runs 1 migrate-cpu') },
