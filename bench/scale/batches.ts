@@ -17,7 +17,7 @@ const ownerOfBatch = (n: number): string => `owner_batch_${n}`;
  * milliseconds a placement, and placements a second of that time. The first batch compiles its code.
  */
 export async function placeBatches(deps: LedgerDeps, pool: pg.Pool, mode: string): Promise<void> {
-  await addOwners(pool);
+  await addBatchOwners(pool);
   const { rows } = await pool.query<{ free: number }>('SELECT sum(vcpus - "usedVcpus")::int AS free FROM "Host"');
   const tasksPerBatch = Math.min(largestBatch, Math.floor(rows[0]!.free / (2 * (batches + 1))));
   const each: { processorMs: number; wallMs: number }[] = [];
@@ -42,10 +42,12 @@ export async function placeBatches(deps: LedgerDeps, pool: pg.Pool, mode: string
   printFigure(`scale.${mode}.place.rate`, perSecond, 'placements/s', null);
 }
 
-async function addOwners(pool: pg.Pool): Promise<void> {
+/** Owners without limits and without VMs. Returns their ids. */
+export async function addBatchOwners(pool: pg.Pool): Promise<string[]> {
   await pool.query(
     `INSERT INTO "Owner" (id, name, "maxVms", "maxTasks", "maxQueued", "maxVcpus", "maxMemoryMiB", "maxDiskMiB")
      SELECT 'owner_batch_' || n, 'batch' || n, 1000000, 1000000, 1000000, 1000000, 1000000000, 1000000000 FROM generate_series(0, $1 - 1) n`,
     [owners],
   );
+  return Array.from({ length: owners }, (_, n) => ownerOfBatch(n));
 }

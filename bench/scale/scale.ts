@@ -6,9 +6,10 @@ import { query, startPostgresServer, withDatabase } from '../../test/services/po
 import { logProgress, median, printFigure } from '../figures.ts';
 import type { BenchOptions } from '../options.ts';
 import { placeBatches } from './batches.ts';
+import { benchGrowth, benchHistory } from './compare-ledgers.ts';
 import { benchEvents } from './events.ts';
 import { type FilledLedger, fillLedger } from './fill-ledger.ts';
-import { benchHistory } from './history.ts';
+import { benchKnee } from './knee/knee.ts';
 import { type CallCost, measureCall, sessionPids } from './processor-time.ts';
 import { questions } from './questions.ts';
 import { countStatements, liveOneTask, statementsSent, taskRate } from './task-life.ts';
@@ -17,36 +18,46 @@ import { benchUpkeep } from './upkeep.ts';
 const defaultModes = ['10x200', '100x2000', '1000x20000', '1000x100000'];
 /** The events that precede an ended task's own, for each: 10^6 tasks come with 10^7 events. */
 const olderEventsPerTask = 7;
-const historyPrefix = 'history-';
 /** Until the code is compiled, and each session has the catalog at hand. */
 const warmUps = 8;
 /** A call that takes longer than this in the first run is measured three times. */
 const slowMs = 2000;
 const runsOfSlow = 3;
+/** Of a knee's ramp: to eight times the 5 tasks/s that are its limit. */
+const mostSteps = 14;
 
 /**
  * `npm run bench -- scale --modes HOSTSxVMS[+ENDED][@PROMISES],…`: the processor time (ms, of Node and PostgreSQL together) of
  * each question to a ledger of that size; one promise where none is said. The mode `events`: commits a second; `upkeep`: what a host
- * costs when nothing is asked; `history-MODE`: what the ended tasks of that mode cost, beside a ledger without most of them.
+ * costs when nothing is asked; `history-MODE`: what the ended tasks of that mode cost, beside a ledger without most of them;
+ * `growth-MODE:MODE`: the first mode beside the second, larger one; `knee-MODE`: a whole site of fake hosts under a growing load.
  */
 export async function benchScale({ runs, modes }: BenchOptions): Promise<void> {
   countStatements();
   if (modes?.includes('events')) await benchEvents(runs ?? 3);
   if (modes?.includes('upkeep')) await benchUpkeep();
   const sizes = (modes ?? defaultModes).filter((mode) => !['events', 'upkeep'].includes(mode));
-  if (sizes.length === 0) return;
+  for (const mode of sizes.filter((one) => one.startsWith('knee-')))
+    await benchKnee(parseMode(mode.slice(5)), mode, runs ?? mostSteps);
+  const ofLedgers = sizes.filter((mode) => !mode.startsWith('knee-'));
+  if (ofLedgers.length === 0) return;
   const server = await startPostgresServer();
   try {
-    for (const mode of sizes)
-      if (mode.startsWith(historyPrefix))
-        await benchHistory(server.url, parseMode(mode.slice(historyPrefix.length)), {
-          runs: Math.max(3, runs ?? 21),
-          deps: configuration(),
-        });
-      else await benchMode(server.url, mode, Math.max(3, runs ?? 7));
+    for (const mode of ofLedgers) await benchLedger(server.url, mode, runs);
   } finally {
     await server.stop();
   }
+}
+
+/** A ledger without its site, or two of them. */
+async function benchLedger(serverUrl: string, mode: string, runs: number | null): Promise<void> {
+  const [, kind, of] = /^(history|growth)-(.*)$/.exec(mode) ?? [];
+  const pairs = Math.max(3, runs ?? 21);
+  if (kind === 'history') return benchHistory(serverUrl, parseMode(of!), pairs, configuration());
+  if (kind !== 'growth') return benchMode(serverUrl, mode, Math.max(3, runs ?? 7));
+  const [base, other] = of!.split(':').map(parseMode);
+  if (base === undefined || other === undefined) throw new Error(`--modes: found ${mode}; expected growth-MODE:MODE`);
+  return benchGrowth(serverUrl, [base, other], pairs, configuration());
 }
 
 export function parseMode(mode: string): FilledLedger {
