@@ -21,6 +21,7 @@ import { retryForever } from './retry-forever.ts';
 import { connectWorker, installRuntime, serveMetrics } from './runtime.ts';
 import { startWebhooks } from './webhooks/start-webhooks.ts';
 import { workflowBundle } from './workflow-bundle.ts';
+import { lightenWorkflowThreads } from './workflow-threads/lighten.ts';
 
 /**
  * The control worker: all workflows, the activities on the ledger, and deliveries to webhooks. Several of them can share the queues
@@ -31,6 +32,7 @@ const config = readConfig(['log', 'temporal', 'ledger', 'signing', 'control', 'w
 const log = openLog('control', config.log.BERTH_LOG_LEVEL);
 feedWatchdog(log);
 const { BERTH_METRICS_PORT: metricsPort, BERTH_METRICS_LISTEN: metricsListen } = config.control;
+lightenWorkflowThreads();
 const sdkAddress = installRuntime(log, metricsPort);
 
 const connection = await connectWorker(config.temporal.TEMPORAL_ADDRESS, log);

@@ -29,6 +29,7 @@ import { hostLimits } from '../../workers/host-limits.ts';
 import { strictBudget } from '../../workers/payload-budget.ts';
 import { reportDomains } from '../../workers/report-domains.ts';
 import { workflowBundle } from '../../workers/workflow-bundle.ts';
+import { lightenWorkflowThreads } from '../../workers/workflow-threads/lighten.ts';
 import { startPostgres } from '../services/postgres.ts';
 import { startTemporal } from '../services/temporal.ts';
 import { bundlesVariable } from '../services/with-bundles.ts';
@@ -301,6 +302,7 @@ export class FakeSite {
 
 export async function openFakeSite(options: FakeSiteOptions = {}): Promise<FakeSite> {
   installQuietRuntime();
+  lightenWorkflowThreads();
   const [database, temporal] = await Promise.all([startPostgres(), startTemporal()]);
   const ledger = openLedger(database.url);
   const owner = newId('owner');

@@ -1,4 +1,4 @@
-import v8 from 'node:v8';
+import '../../workers/workflow-threads/without-promise-traces.ts';
 import vm from 'node:vm';
 
 /**
@@ -11,5 +11,3 @@ vm.Script.prototype.runInContext = function withoutWatchdog(context, options) {
   const { timeout: _, ...rest } = options ?? {};
   return runInContext.call(this, context, rest);
 };
-/** What the SDK does without on an engine that has no such hooks. */
-v8.promiseHooks.createHook = () => () => undefined;
