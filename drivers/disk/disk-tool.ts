@@ -10,6 +10,7 @@ import { diskFullOr, exists, isErrno, syncFile } from '../host/files.ts';
 import { ProcessError, type RunOptions, run } from '../host/run-process.ts';
 import type { DiskTool, FlattenRequest } from '../ports/disk-tool.ts';
 import { readDiskHeader } from './disk-header.ts';
+import { EmptyDataDisks, hasFiles } from './empty-data-disks.ts';
 import { usualReadBudget } from './ext4/budget.ts';
 import { createLister } from './ext4/lister.ts';
 import { readListedFile } from './ext4/read-file.ts';
@@ -21,6 +22,7 @@ const dataDiskDeadlineMs = 3600_000;
 /** Disks as files. Each is written to a partial file beside its path and renamed, so that a file at its path is complete. */
 export function openDiskTool(): DiskTool {
   const lister = createLister();
+  const emptyDisks = new EmptyDataDisks();
   return {
     exists,
     async createOverlay(path, backing, virtualMiB) {
@@ -50,11 +52,15 @@ export function openDiskTool(): DiskTool {
     },
     createEmpty: (path, sizeMiB) => createAtomically(path, (partial) => makeEmpty(partial, sizeMiB)),
     remove: (path) => rm(path, { force: true }),
-    createDataDisk: (path, folder, sizeMiB) =>
-      createAtomically(path, async (partial) => {
+    async createDataDisk(path, folder, sizeMiB) {
+      const filled = await hasFiles(folder);
+      await createAtomically(path, async (partial) => {
+        if (!filled && (await emptyDisks.write(partial, sizeMiB))) return;
         await makeEmpty(partial, sizeMiB);
         await makeFileSystem(partial, folder, sizeMiB);
-      }),
+        if (!filled) await emptyDisks.keep(partial, sizeMiB);
+      });
+    },
     listFiles: (image, patterns, limitFiles, signal) =>
       lister.list({ image, patterns, budget: { ...usualReadBudget, files: limitFiles } }, signal),
     readFile: (image, file) => Readable.from(readListedFile(image, file), { objectMode: false }),
