@@ -10,6 +10,7 @@ import { logProgress, median, printFigure } from './figures.ts';
 import type { BenchOptions } from './options.ts';
 
 const spec = { image: 'debian-12', command: ['true'], resources: { vcpus: 1, memoryMiB: 256, diskMiB: 512 } };
+const pollMs = 200;
 const templateDeadlineMs = 120_000;
 
 interface Timing {
@@ -132,7 +133,8 @@ async function measureInterleaved(test: TestSite, bare: Bare, kind: 'warm' | 'co
 async function create({ client }: TestSite, kind: 'warm' | 'cold'): Promise<Timing> {
   const { id } = await client.submit(spec);
   const accepted = Date.now();
-  const task = await client.over(id);
+  // Each look takes time from the guest that starts.
+  const task = await client.over(id, 180, pollMs);
   if (task.state !== 'succeeded') throw new Error(`${id} is ${task.state}: ${JSON.stringify(task.error)}`);
   const vm = (await client.call<{ boot: { kind: string; why: string | null } }>('GET', `/v1/vms/${task.vms[0]}`)).body;
   if (vm.boot.kind !== kind) throw new Error(`${task.vms[0]} came to life ${vm.boot.kind} (${vm.boot.why}), not ${kind}`);

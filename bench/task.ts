@@ -9,6 +9,7 @@ import { onHost, openSite, type TestSite } from '../test/site/the-site.ts';
 import { logProgress, median, printFigure } from './figures.ts';
 import type { BenchOptions } from './options.ts';
 
+const pollMs = 200;
 const inputBytes = 10 * 10 ** 6;
 const spec = { image: 'debian-12', resources: { vcpus: 1, memoryMiB: 256, diskMiB: 512 } };
 const command = ['sh', '-c', 'mkdir -p out && sha256sum in/data >out/sum'];
@@ -58,10 +59,11 @@ interface Timing {
 }
 
 async function oneTask(test: TestSite, file: string): Promise<Timing> {
-  const began = performance.now();
+  const beganMs = Date.now();
   const { id } = await test.client.submit({ ...spec, command, inputs: [{ path: 'in/data', file }], outputs: ['out/sum'] });
-  const task = await test.client.over(id);
-  const total = Math.round(performance.now() - began);
+  // Its end is what the API says of it: how soon a client looks again is not the task's. Each look takes time from the guest.
+  const task = await test.client.over(id, 180, pollMs);
+  const total = Date.parse(task.finishedAt!) - beganMs;
   if (task.state !== 'succeeded') throw new Error(`${id} is ${task.state}: ${JSON.stringify(task.error)}`);
   const steps: Record<string, number> = {};
   for (const { step, startedAt, endedAt } of task.timeline)

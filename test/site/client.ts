@@ -116,7 +116,8 @@ export class SiteClient {
   }
 
   /** Waits until the task is in one of the states, or has ended; throws when it has ended in another state. */
-  async until(id: string, states: readonly string[], seconds = 180): Promise<TaskAnswer> {
+  /** @param pollMs between two looks, each some milliseconds of a processor */
+  async until(id: string, states: readonly string[], seconds = 180, pollMs = 50): Promise<TaskAnswer> {
     const deadline = Date.now() + seconds * 1000;
     for (;;) {
       const task = await this.task(id);
@@ -126,12 +127,12 @@ export class SiteClient {
           `${id} is ${task.state}, not ${states.join(' or ')}: ${JSON.stringify({ error: task.error, timeline: task.timeline })}`,
         );
       }
-      await new Promise((resolve) => setTimeout(resolve, 50));
+      await new Promise((resolve) => setTimeout(resolve, pollMs));
     }
   }
 
-  over(id: string, seconds = 180): Promise<TaskAnswer> {
-    return this.until(id, ['succeeded', 'failed', 'cancelled'], seconds);
+  over(id: string, seconds = 180, pollMs = 50): Promise<TaskAnswer> {
+    return this.until(id, ['succeeded', 'failed', 'cancelled'], seconds, pollMs);
   }
 
   /** All events about one resource, in order. */
