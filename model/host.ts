@@ -29,6 +29,8 @@ export interface HostFacts {
   bootedAgoMs?: number;
   /** Which machine this is: its machine-id, and a number that was drawn on its disk. Absent: the worker is older. */
   machine?: string;
+  /** How many machines the site has, as the worker knows it: its heartbeats get rarer with them. Absent: it does not know yet. */
+  siteMachines?: number;
 }
 
 /** What a host has, as against what the ledger says it should have. */

@@ -5,7 +5,7 @@ import type { HostId } from '../model/ids.ts';
 import { openLog } from '../model/log.ts';
 import { hostQueue } from '../model/temporal.ts';
 import { feedWatchdog } from './feed-watchdog.ts';
-import { hostLimits } from './host-limits.ts';
+import { heartbeatThrottle, hostLimits } from './host-limits.ts';
 import { reportHelp } from './load/report-help.ts';
 import { loggedBudget } from './payload-budget.ts';
 import { registerHost } from './register-host.ts';
@@ -33,9 +33,7 @@ const worker = await Worker.create({
   taskQueue: hostQueue(hostId),
   activities: wired.activities,
   ...hostLimits,
-  // The answer to a heartbeat cancels an activity: with the default of 30 s that would take as long.
-  maxHeartbeatThrottleInterval: '2s',
-  defaultHeartbeatThrottleInterval: '2s',
+  ...heartbeatThrottle,
   shutdownForceTime: '8s',
 });
 const metrics = sdkAddress === null ? null : serveMetrics(metricsListen, metricsPort, sdkAddress, log);

@@ -10,7 +10,8 @@ export interface Repeating {
 interface Loop {
   /** Answers `more` where its next run must not wait for the interval. */
   step: () => Promise<'done' | 'more'>;
-  intervalMs: number;
+  /** A function is asked before each pause. */
+  intervalMs: number | (() => number);
   log: Logger;
   /** What is logged when a step has failed. */
   failure: string;
@@ -29,7 +30,7 @@ export function startRepeating({ step, intervalMs, log, failure, level }: Loop):
       } catch (error) {
         log[level]({ err: error }, failure);
       }
-      await delay(intervalMs, undefined, { signal }).catch((error: unknown) => {
+      await delay(typeof intervalMs === 'number' ? intervalMs : intervalMs(), undefined, { signal }).catch((error: unknown) => {
         if (!signal.aborted) throw error;
       });
     }

@@ -33,8 +33,6 @@ type Config = ReturnType<typeof readConfig<'host' | 'temporal'>>;
 
 /** How old the addresses of the site's names may be in the rules for guests' packets. */
 const firewallIntervalMs = 60_000;
-/** How long a new host or edge may be unknown to guests on other hosts. */
-const machinesIntervalMs = 10_000;
 const machinesDeadlineMs = 30_000;
 
 /** A host's activities over libvirt, QEMU, NFS and the kernel of this machine. Only here drivers are chosen. */
@@ -62,7 +60,7 @@ export async function wireHost({ host: config, temporal }: Pick<Config, 'host' |
       await ports.network.updatePeers();
       return 'done';
     },
-    intervalMs: machinesIntervalMs,
+    intervalMs: () => machines.intervalMs(),
     log,
     failure: "guests' networks don't know which machines the site has now",
     level: 'warn',

@@ -23,6 +23,8 @@ interface HostProbeOptions {
   hypervisor: Hypervisor;
   images: ImageCache;
   store: VmStore;
+  /** How many other machines the site has; null: it is not known yet. */
+  otherMachines: () => number | null;
 }
 
 const mib = 2 ** 20;
@@ -60,6 +62,7 @@ export function openHostProbe(options: HostProbeOptions): HostProbe {
         readMachine(options.root),
       ]);
       const oursBytes = folders.reduce((sum, { bytes }) => sum + bytes, 0);
+      const others = options.otherMachines();
       const shared = (amount: number): number => Math.floor(amount * options.capacityShare);
       return {
         hostId: options.hostId,
@@ -79,6 +82,7 @@ export function openHostProbe(options: HostProbeOptions): HostProbe {
         bootId: bootId.trim(),
         bootedAgoMs: Math.max(0, Date.now() - (await probe.bootedMs())),
         machine,
+        ...(others !== null && { siteMachines: others + 1 }),
       };
     },
   };

@@ -152,6 +152,7 @@ export async function openHost(
       hypervisor,
       images,
       store,
+      otherMachines: () => machines.others()?.length ?? null,
     }),
     async close() {
       streams.close();

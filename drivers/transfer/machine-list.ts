@@ -26,9 +26,15 @@ export interface MachineList {
   take(answer: unknown): boolean;
   /** Without this host; null: none was taken yet. */
   others(): readonly string[] | null;
+  /** Until it is asked for again: so long a new host or edge may be unknown to guests on other hosts. */
+  intervalMs(): number;
   /** As said last; defaults at first. */
   load(): LoadSettings;
 }
+
+const leastIntervalMs = 10_000;
+/** So that all hosts of a site ask a hundred times a second at most, however many they are. */
+const intervalMsPerMachine = 10;
 
 export function createMachineList(): MachineList {
   let version = 'none';
@@ -48,6 +54,7 @@ export function createMachineList(): MachineList {
       return true;
     },
     others: () => others,
+    intervalMs: () => Math.max(leastIntervalMs, intervalMsPerMachine * (others?.length ?? 0)),
     load: () => load,
   };
 }

@@ -1,4 +1,4 @@
-import { CancellationScope, proxyActivities, proxyLocalActivities, sleep } from '@temporalio/workflow';
+import { type ActivityOptions, CancellationScope, proxyActivities, proxyLocalActivities, sleep } from '@temporalio/workflow';
 import type { ImageSource } from '../../contracts/host.ts';
 import type { HostCalls } from '../../contracts/host-calls.ts';
 import type { LedgerActivities } from '../../contracts/ledger.ts';
@@ -19,14 +19,15 @@ export type WhenUnreachable = { wait: (activity: ActivityName) => void } | 'thro
  * ends, a cancellation arrives). The first attempt has a schedule-to-start timeout, so that the saga notices; the second
  * one has none, because each timeout lengthens the history. A host that can't fetch the rest of its arguments, because the API
  * is away, has not begun either: the step is repeated without limit.
+ * @param more instead of the options of each activity's class
  */
-export function onHost(host: HostId, pace: number, unreachable: WhenUnreachable): HostCalls {
+export function onHost(host: HostId, pace: number, unreachable: WhenUnreachable, more: ActivityOptions = {}): HostCalls {
   const call =
     (activity: ActivityName) =>
     async (...args: unknown[]): Promise<unknown> => {
-      const options = { ...hostOptions(activity, pace), taskQueue: hostQueue(host) };
-      const run = (more: { scheduleToStartTimeout?: number }) =>
-        proxyActivities<Record<ActivityName, (...args: unknown[]) => Promise<unknown>>>({ ...options, ...more })[activity](
+      const options = { ...hostOptions(activity, pace), ...more, taskQueue: hostQueue(host) };
+      const run = (toStart: { scheduleToStartTimeout?: number }) =>
+        proxyActivities<Record<ActivityName, (...args: unknown[]) => Promise<unknown>>>({ ...options, ...toStart })[activity](
           ...args,
         );
       const runOrWait = async (): Promise<unknown> => {

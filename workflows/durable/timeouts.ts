@@ -162,7 +162,7 @@ const activityClasses = {
   diskCopy: (pace: number) => ({ startToCloseTimeout: 6 * hour * pace, retry: shortRetry(pace) }),
   /** Ends a domain or removes a folder. */
   remove: (pace: number) => ({ startToCloseTimeout: 2 * minute * pace, retry: endlessRetry(pace) }),
-  /** Lasts as long as its worker; one attempt, because its end is the information. Renewed daily. */
+  /** Lasts as long as its worker; one attempt, because its end is the information. Renewed daily. Its heartbeats: livenessTimeout. */
   liveness: (pace: number) => ({ startToCloseTimeout: 24 * hour * pace, retry: { maximumAttempts: 1 } }),
 } as const satisfies Record<string, (pace: number) => ActivityOptions>;
 
@@ -220,6 +220,15 @@ const activityClassOf = {
 export function hostOptions(activity: keyof HostActivities, pace: number): ActivityOptions {
   return { ...heartbeatOptions(pace), ...activityClasses[activityClassOf[activity]](pace) };
 }
+
+/**
+ * How long a host's worker may be away before the host is probed. Each host has this activity at all times, and four heartbeats come
+ * in this time: so all hosts of a site send 133 a second at most, however many they are.
+ * @param machines of the site, as the host's worker knows them; undefined: it does not say
+ */
+export const livenessTimeout = (machines: number | undefined, pace: number): Pick<ActivityOptions, 'heartbeatTimeout'> => ({
+  heartbeatTimeout: Math.max(30 * second, 0.03 * second * (machines ?? 0)) * pace,
+});
 
 /**
  * Deliveries to one endpoint go on for minutes, until there is nothing to deliver or an attempt fails; they stop by themselves. Repeated

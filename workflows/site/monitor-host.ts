@@ -16,7 +16,7 @@ import { codeOf, taskErrorOf } from '../durable/failure.ts';
 import { isHistoryLong } from '../durable/history-limit.ts';
 import { notifyWaiters, startOrNotify } from '../durable/other-workflows.ts';
 import { isoNow, Progress } from '../durable/progress.ts';
-import { timing } from '../durable/timeouts.ts';
+import { livenessTimeout, timing } from '../durable/timeouts.ts';
 import { reconcileHost } from './reconcile-host.ts';
 
 const hostRegisteredSignal = defineSignal<[HostFacts]>(signalName.hostRegistered);
@@ -40,11 +40,15 @@ export async function monitorHost(id: HostId, pace = 1, registration?: HostFacts
   });
   setHandler(defineQuery<RegistrationAnswer, [string]>(registrationQuery), (machine) => answers.get(machine) ?? null);
   let liveness: Promise<void> | null = null;
+  let machines: number | undefined;
   // A host whose worker is restarted again and again, or that answers each probe, always has registered by here.
   while (!isHistoryLong() || (registrations.length > 0 && !patched('host-registration'))) {
     const facts = registrations.splice(0).at(-1);
-    if (facts !== undefined) answers.set(facts.machine ?? '', await register(facts, progress, pace));
-    liveness ??= waitForWorkerExit(id, pace, progress).finally(() => {
+    if (facts !== undefined) {
+      machines = facts.siteMachines;
+      answers.set(facts.machine ?? '', await register(facts, progress, pace));
+    }
+    liveness ??= waitForWorkerExit(id, pace, progress, machines).finally(() => {
       liveness = null;
     });
     await condition(() => registrations.length > 0 || liveness === null);
@@ -71,9 +75,9 @@ async function register(facts: HostFacts, progress: Progress, pace: number): Pro
 }
 
 /** Returns when the worker has ended. The activity's failure says nothing more. */
-async function waitForWorkerExit(id: HostId, pace: number, progress: Progress): Promise<void> {
+async function waitForWorkerExit(id: HostId, pace: number, progress: Progress, machines: number | undefined): Promise<void> {
   try {
-    await onHost(id, pace, 'throw').reportLiveness();
+    await onHost(id, pace, 'throw', livenessTimeout(machines, pace)).reportLiveness();
   } catch (error) {
     progress.setDetail('liveness', `live until ${isoNow()}: ${taskErrorOf(error).message}`);
   }

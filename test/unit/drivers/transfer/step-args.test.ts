@@ -115,3 +115,18 @@ test.each([
   answer = { status, body: JSON.stringify({ code, detail: 'why' }) };
   await expect(fetchOne()).rejects.toMatchObject({ code, message: expect.stringContaining('why') });
 });
+
+test('the hosts of a large site ask for its machines a hundred times a second together', () => {
+  const machines = createMachineList();
+  const take = (count: number) =>
+    machines.take({
+      version: `v${count}`,
+      addresses: Array.from({ length: count }, (_, n) => `10.0.${Math.floor(n / 250)}.${(n % 250) + 1}`),
+      here: '10.0.0.1',
+    });
+  expect(machines.intervalMs()).toBe(10_000);
+  take(1001);
+  expect(machines.intervalMs()).toBe(10_000);
+  take(5001);
+  expect(machines.intervalMs()).toBe(50_000);
+});
