@@ -7,7 +7,7 @@ import { startTemporalServer } from '../test/services/temporal-server.ts';
 import { logProgress, median, printFigure } from './figures.ts';
 import type { BenchOptions } from './options.ts';
 import { processorMsByProgram } from './scale/processor-time.ts';
-import type { SkeletonStep, skeletonWorkflow } from './skeleton-workflow.ts';
+import type { BareStep, skeletonWorkflow } from './skeleton-workflow.ts';
 
 const tasksPerRun = 60;
 const inFlight = 12;
@@ -109,12 +109,12 @@ async function measureRate(once: () => Promise<void>): Promise<Rate> {
   return { perSecond, processorMs: new Map(spent) };
 }
 
-const stepKinds: readonly SkeletonStep[] = ['local', 'remote', 'upsert'];
+const stepKinds: readonly BareStep[] = ['local', 'remote', 'upsert'];
 
 /** What a clean run of a task asked of Temporal, in order, read from its history. */
-async function stepsOf(site: FakeSite, id: string): Promise<SkeletonStep[]> {
+async function stepsOf(site: FakeSite, id: string): Promise<BareStep[]> {
   const { events } = await site.client.workflow.getHandle(id).fetchHistory();
-  return (events ?? []).flatMap((event): SkeletonStep[] => {
+  return (events ?? []).flatMap((event): BareStep[] => {
     if (event.workflowExecutionSignaledEventAttributes != null)
       throw new Error('BUG: the skeleton has no signals, and the task had');
     if (event.activityTaskScheduledEventAttributes != null) return ['remote'];
@@ -123,7 +123,7 @@ async function stepsOf(site: FakeSite, id: string): Promise<SkeletonStep[]> {
   });
 }
 
-async function openSkeleton(site: FakeSite, steps: SkeletonStep[]) {
+async function openSkeleton(site: FakeSite, steps: BareStep[]) {
   const connection = await NativeConnection.connect({ address: site.address });
   const workflowBundle = await bundleWorkflowCode({
     workflowsPath: fileURLToPath(new URL('./skeleton-workflow.ts', import.meta.url)),

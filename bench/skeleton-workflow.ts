@@ -6,13 +6,13 @@ interface NoopActivities {
 }
 
 /** What a workflow asks of Temporal: an activity in its own worker, one on a host's queue, an upsert of search attributes. */
-export type SkeletonStep = 'local' | 'remote' | 'upsert';
+export type BareStep = 'local' | 'remote' | 'upsert';
 
 const local = proxyLocalActivities<NoopActivities>({ startToCloseTimeout: '10 seconds' });
 const state = defineSearchAttributeKey('BerthState', SearchAttributeType.KEYWORD);
 
 /** The steps of a task's workflow in their order, each of them empty: the baseline of `task.rate`. */
-export async function skeletonWorkflow(queue: string, steps: readonly SkeletonStep[]): Promise<void> {
+export async function skeletonWorkflow(queue: string, steps: readonly BareStep[]): Promise<void> {
   const remote = proxyActivities<NoopActivities>({
     taskQueue: queue,
     // As hostOptions of workflows/durable/timeouts.ts: each is a timer of the server's.

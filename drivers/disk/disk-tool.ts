@@ -9,8 +9,8 @@ import { qcow2Magic } from '../../model/input/disk-format.ts';
 import { diskFullOr, exists, isErrno, syncFile } from '../host/files.ts';
 import { ProcessError, type RunOptions, run } from '../host/run-process.ts';
 import type { DiskTool, FlattenRequest } from '../ports/disk-tool.ts';
+import { DataDisks, hasFiles } from './data-disks.ts';
 import { readDiskHeader } from './disk-header.ts';
-import { EmptyDataDisks, hasFiles } from './empty-data-disks.ts';
 import { usualReadBudget } from './ext4/budget.ts';
 import { createLister } from './ext4/lister.ts';
 import { readListedFile } from './ext4/read-file.ts';
@@ -22,7 +22,7 @@ const dataDiskDeadlineMs = 3600_000;
 /** Disks as files. Each is written to a partial file beside its path and renamed, so that a file at its path is complete. */
 export function openDiskTool(): DiskTool {
   const lister = createLister();
-  const emptyDisks = new EmptyDataDisks();
+  const freshDisks = new DataDisks();
   return {
     exists,
     async createOverlay(path, backing, virtualMiB) {
@@ -55,10 +55,10 @@ export function openDiskTool(): DiskTool {
     async createDataDisk(path, folder, sizeMiB) {
       const filled = await hasFiles(folder);
       await createAtomically(path, async (partial) => {
-        if (!filled && (await emptyDisks.write(partial, sizeMiB))) return;
+        if (!filled && (await freshDisks.write(partial, sizeMiB))) return;
         await makeEmpty(partial, sizeMiB);
         await makeFileSystem(partial, folder, sizeMiB);
-        if (!filled) await emptyDisks.keep(partial, sizeMiB);
+        if (!filled) await freshDisks.keep(partial, sizeMiB);
       });
     },
     listFiles: (image, patterns, limitFiles, signal) =>

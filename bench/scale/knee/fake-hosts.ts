@@ -27,14 +27,14 @@ import { startRepeating } from '../../../workers/repeat.ts';
 import { reportDomains } from '../../../workers/report-domains.ts';
 
 /** A host of a filled ledger, and the VMs that it has to report so that the ledger finds it in order. */
-export interface HostOrder {
+export interface FilledHost {
   facts: HostFacts;
   key: string;
   vms: string[];
 }
 
 /** What a process of fake hosts is sent first. */
-export interface HostsOrder {
+export interface HostsSetup {
   temporal: string;
   namespace: string;
   apiUrl: string;
@@ -42,7 +42,7 @@ export interface HostsOrder {
   folder: string;
   /** How long a command takes. */
   commandMs: number;
-  hosts: HostOrder[];
+  hosts: FilledHost[];
 }
 
 /** As a process of the benchmark says it: how many of its hosts have registered. */
@@ -59,11 +59,11 @@ const registrationsAtOnce = 8;
  * and outputs that go there, questions for the site's machines, and watched domains. The machines alone are fakes, in memory. Samples
  * of load are left out: they would cost these processes more than the site.
  */
-async function run(order: HostsOrder): Promise<void> {
+async function run(order: HostsSetup): Promise<void> {
   Runtime.install({ logger: new DefaultLogger('ERROR'), telemetryOptions: { logging: { forward: {}, filter: 'ERROR' } } });
   const left = [...order.hosts];
   let registered = 0;
-  const starter = async (connection: NativeConnection, hosts: HostOrder[]): Promise<void> => {
+  const starter = async (connection: NativeConnection, hosts: FilledHost[]): Promise<void> => {
     for (let host = hosts.shift(); host !== undefined; host = hosts.shift()) {
       await startHost(order, host, connection);
       registered += 1;
@@ -77,7 +77,7 @@ async function run(order: HostsOrder): Promise<void> {
   }
 }
 
-async function startHost(order: HostsOrder, { facts, key, vms }: HostOrder, connection: NativeConnection): Promise<void> {
+async function startHost(order: HostsSetup, { facts, key, vms }: FilledHost, connection: NativeConnection): Promise<void> {
   const { temporal: _, namespace, apiUrl, folder, commandMs } = order;
   const log = openLog('knee', 'error', { hostId: facts.hostId });
   const keyFile = join(folder, `${facts.hostId}.key`);
@@ -146,5 +146,5 @@ async function withFilled(found: Awaited<ReturnType<HostActivities['observeInven
 
 // An order comes once; the process ends with the one that started it.
 process.once('disconnect', () => process.exit(0));
-const [order] = (await once(process, 'message')) as [HostsOrder];
+const [order] = (await once(process, 'message')) as [HostsSetup];
 await run(order);

@@ -4,8 +4,8 @@ import type pg from 'pg';
 import { logProgress, percentile, printFigure } from '../../figures.ts';
 import type { FilledLedger } from '../fill-ledger.ts';
 import { processorMsByProgram } from '../processor-time.ts';
-import { type KneeSite, openKneeSite } from './knee-site.ts';
-import { type OfferedLoad, OpenLoop } from './open-loop.ts';
+import { LoadClients, type OfferedLoad } from './load-clients.ts';
+import { type LoadSite, openLoadSite } from './load-site.ts';
 
 /**
  * `npm run bench -- scale --modes knee-HOSTSxVMS[@PROMISES]`: a filled ledger whose hosts are fakes in a few processes, under the real
@@ -47,9 +47,9 @@ interface Percentiles {
 }
 
 export async function benchKnee(size: FilledLedger, mode: string, steps: number): Promise<void> {
-  const site = await openKneeSite(size);
+  const site = await openLoadSite(size);
   try {
-    const clients = new OpenLoop(site.target);
+    const clients = new LoadClients(site.target);
     const idle = await processorsDuring(() => delay(idleS * 1000));
     logProgress(`idle: ${describeProcessors(idle)}`);
     printFigure(`scale.${mode}.idle`, sumOf(idle), 'processors', null, { processors: idle });
@@ -83,7 +83,7 @@ export async function benchKnee(size: FilledLedger, mode: string, steps: number)
   }
 }
 
-async function runStep({ pool }: KneeSite, clients: OpenLoop, rate: number): Promise<Step> {
+async function runStep({ pool }: LoadSite, clients: LoadClients, rate: number): Promise<Step> {
   const { rows } = await pool.query<{ now: Date }>('SELECT clock_timestamp() AS now');
   const from = rows[0]!.now;
   let load: OfferedLoad | undefined;

@@ -25,7 +25,7 @@ export interface LoadTarget {
 }
 
 /** Clients of a site in an open loop: requests arrive by a Poisson process, and a late answer delays none. */
-export class OpenLoop {
+export class LoadClients {
   readonly #target: LoadTarget;
   readonly #submitted: { id: string; key: string }[] = [];
   #state = 1;

@@ -16,11 +16,11 @@ import { startTemporalServer } from '../../../test/services/temporal-server.ts';
 import { logProgress } from '../../figures.ts';
 import { addBatchOwners } from '../batches.ts';
 import { type FilledLedger, fillLedger } from '../fill-ledger.ts';
-import type { HostOrder, HostsOrder, HostsReport } from './fake-hosts.ts';
-import type { LoadTarget } from './open-loop.ts';
+import type { FilledHost, HostsReport, HostsSetup } from './fake-hosts.ts';
+import type { LoadTarget } from './load-clients.ts';
 
 /** A site of fake hosts in a few processes; all others are those of a site. */
-export interface KneeSite {
+export interface LoadSite {
   target: LoadTarget;
   /** Of the ledger. */
   pool: pg.Pool;
@@ -43,7 +43,7 @@ const temporalOptions = [
   'frontend.namespaceCount=100000',
 ].flatMap((value) => ['--dynamic-config-value', value]);
 
-export async function openKneeSite(size: FilledLedger): Promise<KneeSite> {
+export async function openLoadSite(size: FilledLedger): Promise<LoadSite> {
   const folder = await mkdtemp(join(tmpdir(), 'berth-knee-'));
   const ends: (() => Promise<unknown>)[] = [() => rm(folder, { recursive: true, force: true })];
   const stop = async (): Promise<void> => {
@@ -59,7 +59,7 @@ export async function openKneeSite(size: FilledLedger): Promise<KneeSite> {
 
 type Ends = (() => Promise<unknown>)[];
 
-async function openParts(size: FilledLedger, folder: string, ends: Ends): Promise<Omit<KneeSite, 'stop'>> {
+async function openParts(size: FilledLedger, folder: string, ends: Ends): Promise<Omit<LoadSite, 'stop'>> {
   const attributes = Object.entries(searchAttributeTypes).flatMap(([name, type]) => ['--search-attribute', `${name}=${type}`]);
   const [postgres, temporal] = await Promise.all([
     startPostgresServer({ durable: true }),
@@ -140,7 +140,7 @@ async function keepHousekeepingAway(address: string): Promise<void> {
   }
 }
 
-interface FilledHost {
+interface HostRow {
   id: HostId;
   address: string;
   vcpus: number;
@@ -156,8 +156,8 @@ interface FilledHost {
 }
 
 /** The hosts of a filled ledger, as they have to describe themselves so that nothing of them changes. */
-async function hostsOf(pool: pg.Pool): Promise<HostOrder[]> {
-  const { rows } = await pool.query<FilledHost>(
+async function hostsOf(pool: pg.Pool): Promise<FilledHost[]> {
+  const { rows } = await pool.query<HostRow>(
     `SELECT h.id, h.address, h.vcpus, h."memoryMiB", h."diskMiB", h."cpuModel", h.accelerator, h.hypervisor, h."bootId", h.provider,
        ARRAY(SELECT i."imageId" FROM "HostImage" i WHERE i."hostId" = h.id) AS images,
        ARRAY(SELECT v.id FROM "Vm" v WHERE v."hostId" = h.id AND v.state = 'running') AS vms
@@ -179,8 +179,8 @@ async function hostsOf(pool: pg.Pool): Promise<HostOrder[]> {
 
 /** Starts the processes of fake hosts, and waits until all have registered. */
 async function startHosts(
-  order: Omit<HostsOrder, 'hosts'>,
-  hosts: HostOrder[],
+  order: Omit<HostsSetup, 'hosts'>,
+  hosts: FilledHost[],
   services: readonly Service[],
   ends: Ends,
 ): Promise<void> {
@@ -212,7 +212,7 @@ async function startHosts(
   logProgress(`${hosts.length} hosts have registered in ${((performance.now() - started) / 1000).toFixed(0)} s`);
 }
 
-function startHostProcess(order: HostsOrder): ChildProcess {
+function startHostProcess(order: HostsSetup): ChildProcess {
   const child = fork(fileURLToPath(new URL('./fake-hosts.ts', import.meta.url)), { execArgv: [] });
   child.send(order);
   return child;

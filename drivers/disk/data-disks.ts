@@ -20,7 +20,7 @@ const mapSchema = z.array(z.looseObject({ start: z.int(), length: z.int(), data:
  * What mkfs.ext4 writes into a data disk without files, by the size of the disk: the same each time but for the file system's id, which
  * nobody compares between VMs. Writing it takes a millisecond, mkfs.ext4 with its start twenty.
  */
-export class EmptyDataDisks {
+export class DataDisks {
   readonly #kept = new Map<number, Extent[]>();
 
   /** Makes a disk without files at a path that does not exist, flushed as mkfs.ext4 does. Returns false where none of this size is kept. */
