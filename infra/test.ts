@@ -56,10 +56,11 @@ function countStep(result: StepResult): void {
 }
 
 async function quickChecks(): Promise<void> {
-  const { format, copies, types, tests } = await runQuickChecks(stop, (result) => {
+  const report = (result: StepResult): void => {
     count(result);
     if (result.exitCode !== 0) console.log(result.output.trimEnd());
-  });
+  };
+  const { format, copies, types, tests } = await runQuickChecks(stop, report, full ? 'full' : 'quick');
   countStep(format);
   countStep(copies);
   countStep(types);
