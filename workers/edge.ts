@@ -3,6 +3,7 @@ import { Gauge, Registry } from 'prom-client';
 import { Agent } from 'undici';
 import { openEdge } from '../drivers/network/edge.ts';
 import { openPublicAddresses } from '../drivers/network/public-addresses.ts';
+import { spreadReceived } from '../drivers/network/receive-queues.ts';
 import { openEdgeOrders } from '../drivers/transfer/edge-orders.ts';
 import { readConfig } from '../model/config.ts';
 import { openLog } from '../model/log.ts';
@@ -20,6 +21,7 @@ const config = readConfig(['log', 'edge'], process.env);
 const { BERTH_EDGE_ID: edgeId, ...edge } = config.edge;
 const log = openLog('edge', config.log.BERTH_LOG_LEVEL, { edgeId });
 feedWatchdog(log);
+await spreadReceived(edge.BERTH_EDGE_PUBLIC_INTERFACE);
 
 const dispatcher = new Agent({ connections: 4, keepAliveTimeout: 30_000 });
 const follower = followOrders({

@@ -7,6 +7,7 @@ import { type EdgeKernel, openEdge } from '../../../drivers/network/edge.ts';
 import { type GuestFirewall, openGuestFirewall } from '../../../drivers/network/guest-firewall.ts';
 import { openNetwork } from '../../../drivers/network/host-network.ts';
 import { openPublicAddresses, type PublicAddressTable } from '../../../drivers/network/public-addresses.ts';
+import { spreadReceived } from '../../../drivers/network/receive-queues.ts';
 import { sysctl } from '../../../drivers/network/sysctl.ts';
 import { parseReachException } from '../../../model/network/reach-exception.ts';
 import type { NetworkRef } from '../../../model/vm.ts';
@@ -91,6 +92,7 @@ const methods = {
     openPorts: number[],
     connections = { perClient: 4096, perOwner: 32_768 },
   ): Promise<void> {
+    await spreadReceived(device);
     edge = openEdge({ address, openPorts, connections });
     held = openPublicAddresses(device, (error) => console.error(error));
   },

@@ -19,7 +19,9 @@ const deadlineMs = 20_000;
 
 export async function startMachine(): Promise<Machine> {
   const script = new URL('./machine.ts', import.meta.url).pathname;
-  const child = spawn('unshare', ['--net', process.execPath, script], {
+  // A sysfs mount shows the devices of the namespace in which it was mounted.
+  const start = 'mount -t sysfs sysfs /sys && exec "$@"';
+  const child = spawn('unshare', ['--net', '--mount', 'sh', '-c', start, 'sh', process.execPath, script], {
     stdio: ['pipe', 'pipe', 'inherit'],
   }) as unknown as ChildProcessWithoutNullStreams;
   const pid = child.pid!;
