@@ -11,6 +11,8 @@ export interface HostDifference {
   missing: VmId[];
   /** On the host; in the ledger removed, on another host, or with a newer generation: to be removed. */
   leftovers: { vmId: VmId; generation: number }[];
+  /** Of VMs that run elsewhere and have their disks here: to be cleaned up as after a migration. Absent in histories of before. */
+  departed?: { vmId: VmId; generation: number }[];
   /**
    * VMs that an operator has ended, or that left the host by an operator's word: to be removed, and then confirmed (liftFence).
    * `keepsDisks`: of its domain alone. Absent in histories of before.

@@ -36,7 +36,8 @@ export interface HostFacts {
 /** What a host has, as against what the ledger says it should have. */
 export interface HostInventory {
   domains: { name: string; vmId: VmId | null; state: string }[];
-  disks: { vmId: string; generation: number | null; bytes: number }[];
+  /** `departure`: the target generation of a migration from this host, begun or done, after which it was not cleaned up. */
+  disks: { vmId: string; generation: number | null; bytes: number; departure?: number }[];
   taps: string[];
   networks: string[];
   quarantined: string[];

@@ -58,6 +58,7 @@ export function newRecord(
     flushed: false,
     removing: false,
     departureGeneration: null,
+    cleanedUpAfter: null,
     suspended: null,
     pausedSinceMs: null,
     arrivedPaused: false,

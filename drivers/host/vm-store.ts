@@ -46,6 +46,7 @@ const recordSchema = z.strictObject({
   removing: z.boolean(),
   // Not in records of versions without migration.
   departureGeneration: z.int().min(0).nullable().default(null),
+  cleanedUpAfter: z.int().min(0).nullable().default(null),
   // Not in records of versions without suspension.
   suspended: z.strictObject({ sinceMs: millis, complete: z.boolean() }).nullable().default(null),
   pausedSinceMs: millis.nullable().default(null),

@@ -15,6 +15,8 @@ export interface VmRecord extends PortableRecord {
   removing: boolean;
   /** The target generation of a migration from this host, active or done: the end of the domain here is no loss. */
   departureGeneration: number | null;
+  /** The departure for which its home has kept the console's history and is cleaned up: the disks are all that remains. */
+  cleanedUpAfter: number | null;
   /**
    * Set before its memory is saved, and `complete` once the file is. Cleared before a restored guest executes its first
    * instruction: from then on the file must never be used again.

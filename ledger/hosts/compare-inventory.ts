@@ -20,17 +20,20 @@ interface FoundVm {
   disk: boolean;
   /** As recorded next to the disk; null where there is no record. */
   generation: number | null;
+  /** Of a migration from this host after which it was not cleaned up; null without one. */
+  departure: number | null;
 }
 
 function foundByVm(found: HostInventory): Map<string, FoundVm> {
   const byVm = new Map<string, FoundVm>();
   const of = (vmId: string) => {
-    const known = byVm.get(vmId) ?? { domain: null, disk: false, generation: null };
+    const known = byVm.get(vmId) ?? { domain: null, disk: false, generation: null, departure: null };
     byVm.set(vmId, known);
     return known;
   };
   for (const domain of found.domains) if (domain.vmId !== null) of(domain.vmId).domain = domain.name;
-  for (const disk of found.disks) Object.assign(of(disk.vmId), { disk: true, generation: disk.generation });
+  for (const { vmId, generation, departure = null } of found.disks)
+    Object.assign(of(vmId), { disk: true, generation, departure });
   return byVm;
 }
 
@@ -51,6 +54,15 @@ function classify(host: HostId, row: VmRow | undefined, found: FoundVm): Classif
   if (row.hostId === host || row.homeId === host) return 'belongs';
   return outdated ? 'leftover' : 'foreign';
 }
+
+/** Its home has the disks of a VM that has left, and may not have been reached then. An aborted departure is none. */
+const hasDeparted = (host: HostId, row: VmRow, { domain, departure }: FoundVm): boolean =>
+  row.homeId === host &&
+  row.hostId !== null &&
+  row.hostId !== host &&
+  domain === null &&
+  departure !== null &&
+  departure <= row.generation;
 
 /** States in which the host must have a domain; in others a workflow is making or removing it. */
 const domainStates: readonly VmState[] = ['running', 'paused'];
@@ -90,6 +102,7 @@ export async function compareHost(
     foreignDisks: [],
     missing: [],
     leftovers: [],
+    departed: [],
     fenced: await readFenced(deps.ledger, id),
   };
   for (const [vmId, found] of byVm) {
@@ -103,6 +116,8 @@ export async function compareHost(
     }
     if (classification === 'leftover' && row !== undefined)
       difference.leftovers.push({ vmId: row.id, generation: found.generation ?? row.generation });
+    if (classification === 'belongs' && row !== undefined && domainStates.includes(row.state) && hasDeparted(id, row, found))
+      difference.departed?.push({ vmId: row.id, generation: found.generation ?? row.generation });
   }
   for (const row of byId.values())
     if (row.hostId === id && domainStates.includes(row.state) && (byVm.get(row.id)?.domain ?? null) === null)

@@ -175,7 +175,7 @@ describe('compareHost', () => {
   const disk = (vmId: string, generation: number | null) => ({ vmId, generation, bytes: 1 });
   const compare = (found: Partial<HostInventory>, id = 'a') =>
     fixture.activities.compareHost(id as HostId, { ...nothing, ...found });
-  const agreed = { foreignDomains: [], foreignDisks: [], missing: [], leftovers: [], fenced: [] };
+  const agreed = { foreignDomains: [], foreignDisks: [], missing: [], leftovers: [], departed: [], fenced: [] };
 
   beforeEach(async () => {
     await fixture.activities.registerHost(hostFacts('a', roomy));
@@ -233,6 +233,18 @@ describe('compareHost', () => {
     expect(await fixture.activities.reserveTask(task)).toMatchObject({ vms: [{ host: 'b', generation: 2 }] });
     expect(await compare(found)).toEqual({ ...agreed, leftovers: both });
     expect(await compare({ disks: [disk(requeued.id, 2)] }, 'b')).toEqual(agreed);
+  });
+
+  it('finds at its home a VM that runs elsewhere, and that was not cleaned up after its departure', async () => {
+    const vm = await running();
+    await fixture.activities.registerHost(hostFacts('b', roomy));
+    const at = (departure: number) => ({ disks: [{ ...disk(vm.id, 1), departure }] });
+    expect(await compare({ domains: [domain(vm.id)], ...at(2) })).toEqual(agreed);
+    await fixture.ledger.vm.update({ where: { id: vm.id }, data: { hostId: 'b', homeId: 'a', generation: 2 } });
+    expect(await compare(at(2))).toEqual({ ...agreed, departed: [{ vmId: vm.id, generation: 1 }] });
+    expect(await compare({ domains: [domain(vm.id)], ...at(2) })).toEqual(agreed);
+    expect(await compare(at(3))).toEqual(agreed);
+    expect(await compare({ disks: [disk(vm.id, 1)] })).toEqual(agreed);
   });
 
   it('reports no leftover of a VM that migrates, is stuck, or whose record is newer than the ledger', async () => {

@@ -286,6 +286,15 @@ export const mutations: readonly Mutation[] = [
     only: 'there and back',
   },
   {
+    guarantee: 'a home that was away when its VM left hands over the console afterwards',
+    file: 'workflows/site/reconcile-host.ts',
+    find: 'difference.departed ?? []',
+    replace: '[] as { vmId: VmId; generation: number }[]',
+    project: 'sagas',
+    test: 'sagas/migration.test.ts',
+    only: 'could not clean up there',
+  },
+  {
     guarantee: 'what is typed into a console while its VM moves is typed once',
     file: 'model/streams/input-queue.ts',
     find: '    this.#bytes = new InputBuffer(0);\n',

@@ -242,6 +242,13 @@ describe('one copy runs, at the target or at the source, whatever fault is injec
   });
 });
 
+test('what a guest wrote comes from its home, also where the migration could not clean up there', async () => {
+  const move = await moving();
+  expect(await endedUnder(move, call('removeLeftover'), 'refusedBefore')).toBe('succeeded');
+  await expectLeft(move);
+  await finish(move);
+});
+
 describe('one copy runs, at the target or at the source, whenever its workflow is ended from outside and started again', () => {
   // What is left after the commit is the hosts' reconciliation's to remove.
   const live = [...forward, call('commitMigration')].filter(({ name }) => name !== 'loadMigration');

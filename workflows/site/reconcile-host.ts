@@ -40,7 +40,9 @@ async function reconcileOnce(id: HostId, pace: number, last: string[], progress:
   const askedAt = patched('host-clock') ? await onLedger(pace).readClock() : undefined;
   const found = await onHost(id, pace, 'throw').observeInventory();
   const difference = await onLedger(pace).compareHost(id, found, askedAt);
-  for (const { vmId, generation } of difference.leftovers) await removeLeftover(id, pace, vmId, generation);
+  const host = onHost(id, pace, 'throw');
+  for (const { vmId, generation } of difference.leftovers) await unlessNewer(host.removeVm(vmId, generation));
+  for (const { vmId, generation } of difference.departed ?? []) await unlessNewer(host.removeLeftover(vmId, generation, true));
   for (const fenced of difference.fenced ?? []) await removeFenced(id, pace, fenced, progress);
   const suspects = [...difference.foreignDomains, ...difference.foreignDisks, ...difference.missing];
   const confirmed = new Set(suspects.filter((one) => last.includes(one)));
@@ -50,10 +52,10 @@ async function reconcileOnce(id: HostId, pace: number, last: string[], progress:
   return suspects;
 }
 
-/** Removes a VM as its saga does. A newer generation on the host belongs to a saga at work, and is left to it. */
-async function removeLeftover(id: HostId, pace: number, vmId: VmId, generation: number): Promise<void> {
+/** A newer generation on the host belongs to a saga at work, and is left to it. */
+async function unlessNewer(removed: Promise<unknown>): Promise<void> {
   try {
-    await onHost(id, pace, 'throw').removeVm(vmId, generation);
+    await removed;
   } catch (error) {
     if (codeOf(error) !== 'stale-generation') throw error;
   }

@@ -27,7 +27,10 @@ export async function removeLeftover(
 ): Promise<void> {
   if (record !== null) await ports.consoleHistory.leave(vmId, record.departureGeneration);
   if (!isHome) return removeDisks(ports, vmId, generation, record);
-  if (record !== null && record.generation < generation) await ports.store.writeDurably({ ...record, generation });
+  if (record === null) return;
+  const cleaned = { ...record, generation: Math.max(record.generation, generation), cleanedUpAfter: record.departureGeneration };
+  if (cleaned.generation !== record.generation || cleaned.cleanedUpAfter !== record.cleanedUpAfter)
+    await ports.store.writeDurably(cleaned);
 }
 
 /** Before another host reads the VM's outputs: the guest's writes are on the disk, and no more can follow. */
