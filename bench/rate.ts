@@ -11,6 +11,8 @@ import type { BareStep, skeletonWorkflow } from './skeleton-workflow.ts';
 
 const tasksPerRun = 60;
 const inFlight = 12;
+/** Until each connection to the ledger has kept its statements, and PostgreSQL their plans for all parameters. */
+const warmUps = 4;
 
 /** A task's rate is at least this share of its skeleton's. */
 const leastShare = 0.7;
@@ -46,13 +48,13 @@ async function compare(site: FakeSite, runs: number): Promise<void> {
   const skeleton = await openSkeleton(site, steps);
   const rounds: { task: Rate; skeleton: Rate }[] = [];
   try {
-    for (let run = -1; run < runs; run += 1) {
+    for (let run = -warmUps; run < runs; run += 1) {
       const round = {
         task: await measureRate(async () => void (await site.ended(await site.submit(order)))),
         skeleton: await measureRate(() => skeleton.execute()),
       };
       logProgress(
-        `run ${run + 1}: ${describe(round.task, 'task')}; ${describe(round.skeleton, 'skeleton')}${run < 0 ? ' (warm-up)' : ''}`,
+        `run ${Math.max(0, run + 1)}: ${describe(round.task, 'task')}; ${describe(round.skeleton, 'skeleton')}${run < 0 ? ' (warm-up)' : ''}`,
       );
       if (run >= 0) rounds.push(round);
     }

@@ -1,12 +1,17 @@
 import { readdir, readFile } from 'node:fs/promises';
 import { basename } from 'node:path';
+import { monitorEventLoopDelay } from 'node:perf_hooks';
 import type pg from 'pg';
 
-/** Processor time (ms) of one call, of this process and of the server's sessions for it; and the time that it took. */
+/**
+ * Processor time (ms) of one call, of this process and of the server's sessions for it; the time that it took; and the longest
+ * time (ms) in which nothing else ran on this process's event loop.
+ */
 export interface CallCost {
   node: number;
   postgres: number;
   wall: number;
+  loop: number;
 }
 
 /** Nanoseconds that a process has run; 0 once it has ended. */
@@ -32,12 +37,20 @@ export async function sessionPids(pool: pg.Pool): Promise<number[]> {
   return rows.map(({ pid }) => pid);
 }
 
+/** A timer at this interval is late by what held up the loop. */
+const loopResolutionMs = 5;
+
 export async function measureCall(pids: readonly number[], call: () => Promise<unknown>): Promise<CallCost> {
-  const [before, cpu, started] = [await sessionsNs(pids), process.cpuUsage(), performance.now()];
+  const delays = monitorEventLoopDelay({ resolution: loopResolutionMs });
+  const before = await sessionsNs(pids);
+  delays.enable();
+  const [cpu, started] = [process.cpuUsage(), performance.now()];
   await call();
   const wall = performance.now() - started;
   const { user, system } = process.cpuUsage(cpu);
-  return { node: (user + system) / 1000, postgres: ((await sessionsNs(pids)) - before) / 1e6, wall };
+  delays.disable();
+  const loop = Math.max(0, delays.max / 1e6 - loopResolutionMs);
+  return { node: (user + system) / 1000, postgres: ((await sessionsNs(pids)) - before) / 1e6, wall, loop };
 }
 
 /** Of the kernel's accounting; the same on all of Linux' platforms. */

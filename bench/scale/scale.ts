@@ -1,4 +1,6 @@
+import { fileURLToPath } from 'node:url';
 import pg from 'pg';
+import { run } from '../../drivers/host/run-process.ts';
 import { type Ledger, openLedger } from '../../ledger/client.ts';
 import { readConfig } from '../../model/config.ts';
 import { applyMigrations } from '../../prisma/migrate.ts';
@@ -20,6 +22,7 @@ const defaultModes = ['10x200', '100x2000', '1000x20000', '1000x100000'];
 const olderEventsPerTask = 7;
 /** Until the code is compiled, and each session has the catalog at hand. */
 const warmUps = 8;
+const plannerDeadlineMs = 10 * 60_000;
 /** A call that takes longer than this in the first run is measured three times. */
 const slowMs = 2000;
 const runsOfSlow = 3;
@@ -92,6 +95,7 @@ async function benchMode(serverUrl: string, mode: string, runs: number): Promise
   const pool = new pg.Pool({ connectionString: url, max: 1 });
   try {
     await askAll(ledger, pool, { mode, nowMs, runs });
+    await measurePlanner(url, { mode, nowMs });
     await placeBatches({ ledger, ...configuration(), clock: () => nowMs }, pool, mode);
     await liveTasks(url, pool, { mode, nowMs, runs });
   } finally {
@@ -112,11 +116,23 @@ async function sizeOf(url: string, name: string): Promise<number> {
   }
 }
 
-const configuration = () =>
-  readConfig(['signing', 'control'], {
-    BERTH_SIGNING_KEY: 'a key of the benchmark alone, 32 or more',
-    BERTH_REPOSITORY_URL: 'http://repository.test:8080/',
-  });
+const environment = {
+  BERTH_SIGNING_KEY: 'a key of the benchmark alone, 32 or more',
+  BERTH_REPOSITORY_URL: 'http://repository.test:8080/',
+};
+const configuration = () => readConfig(['signing', 'control'], environment);
+
+const plannerLimitMiB = 1024;
+
+/** The most memory of a process that plans this ledger. Its steps are the planner's own, and what they write stays. */
+async function measurePlanner(url: string, { mode, nowMs }: { mode: string; nowMs: number }): Promise<void> {
+  const script = fileURLToPath(new URL('./planner-memory.ts', import.meta.url));
+  const argv = [process.execPath, script, url, String(nowMs)] as const;
+  const text = await run(argv, { deadlineMs: plannerDeadlineMs, env: { PATH: process.env.PATH ?? '', ...environment } });
+  const mib = Number(text.trim());
+  logProgress(`${mode} the planner's memory  ${mib.toFixed(0)} MiB`);
+  printFigure(`scale.${mode}.planner.memory`, mib, 'MiB', null, { limit: plannerLimitMiB });
+}
 
 /** The life of a task on the ledger: its statements, its processor time, and how many the ledger takes at once. */
 async function liveTasks(url: string, pool: pg.Pool, { mode, nowMs, runs }: { mode: string; nowMs: number; runs: number }) {
@@ -159,9 +175,14 @@ async function askAll(ledger: Ledger, pool: pg.Pool, { mode, nowMs, runs }: { mo
     const of = (part: keyof CallCost) => Number(median(measured.times.map((time) => time[part])).toPrecision(4));
     const total = median(measured.times.map(({ node, postgres }) => node + postgres));
     logProgress(
-      `${mode} ${name.padEnd(20)} ${total.toFixed(1).padStart(9)} ms (node ${of('node')}, postgres ${of('postgres')}, wall ${of('wall')})`,
+      `${mode} ${name.padEnd(20)} ${total.toFixed(1).padStart(9)} ms (node ${of('node')}, postgres ${of('postgres')}, wall ${of('wall')}, loop ${of('loop')})`,
     );
-    printFigure(`scale.${mode}.${name}`, total, 'ms', null, { node: of('node'), postgres: of('postgres'), wall: of('wall') });
+    printFigure(`scale.${mode}.${name}`, total, 'ms', null, {
+      node: of('node'),
+      postgres: of('postgres'),
+      wall: of('wall'),
+      loop: of('loop'),
+    });
   }
 }
 
