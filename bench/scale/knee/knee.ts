@@ -4,7 +4,7 @@ import type pg from 'pg';
 import { logProgress, percentile, printFigure } from '../../figures.ts';
 import type { FilledLedger } from '../fill-ledger.ts';
 import { processorMsByProgram } from '../processor-time.ts';
-import { LoadClients, type OfferedLoad } from './load-clients.ts';
+import { LoadClients, type OfferedLoad, type RequestKind } from './load-clients.ts';
 import { type LoadSite, openLoadSite } from './load-site.ts';
 
 /**
@@ -33,6 +33,8 @@ interface Step {
   open: number;
   apiMs: Percentiles;
   acceptMs: Percentiles;
+  /** By the kind of request. */
+  kindsMs: Record<RequestKind, Percentiles>;
   /** From acceptance, of the tasks of this step that have come so far. */
   placedMs: Percentiles;
   endedMs: Percentiles;
@@ -99,6 +101,7 @@ async function runStep({ pool }: LoadSite, clients: LoadClients, rate: number): 
     open: life.open,
     apiMs: percentiles(Object.values(times).flat()),
     acceptMs: percentiles(times.task),
+    kindsMs: Object.fromEntries(Object.entries(times).map(([kind, each]) => [kind, percentiles(each)])) as Step['kindsMs'],
     placedMs: percentiles(life.placedMs),
     endedMs: percentiles(life.endedMs),
     failed: failed.length,
@@ -106,17 +109,20 @@ async function runStep({ pool }: LoadSite, clients: LoadClients, rate: number): 
   };
 }
 
+/** Tasks of the clients that are to run at once. */
+const ofLoad = `"ownerId" LIKE 'owner_batch_%' AND "leaseId" IN (SELECT id FROM "Lease" WHERE "startAt" IS NULL)`;
+
 /** Ended since `from`, a second; open now; and of those that were accepted since then, how long each took. */
 async function lifeOf(pool: pg.Pool, from: Date) {
   const counts = await pool.query<{ ended: number; open: number; seconds: number }>(
     `SELECT count(*) FILTER (WHERE "finishedAt" >= $1)::int AS ended, count(*) FILTER (WHERE "finishedAt" IS NULL)::int AS open,
        extract(epoch FROM clock_timestamp() - $1)::float8 AS seconds
-     FROM "Task" WHERE "ownerId" LIKE 'owner_batch_%'`,
+     FROM "Task" WHERE ${ofLoad}`,
     [from],
   );
   const { rows } = await pool.query<{ placed: number | null; ended: number | null }>(
     `SELECT extract(epoch FROM "placedAt" - "createdAt")::float8 * 1000 AS placed, extract(epoch FROM "finishedAt" - "createdAt")::float8 * 1000 AS ended
-     FROM "Task" WHERE "createdAt" >= $1 AND "ownerId" LIKE 'owner_batch_%'`,
+     FROM "Task" WHERE "createdAt" >= $1 AND ${ofLoad}`,
     [from],
   );
   const { ended, open, seconds } = counts.rows[0]!;
@@ -173,7 +179,7 @@ function boundOf({ processors }: Step): string {
 }
 
 function printStep(mode: string, step: Step): void {
-  const { offered, accepted, ended, open, apiMs, acceptMs, placedMs, endedMs, failed, processors } = step;
+  const { offered, accepted, ended, open, apiMs, acceptMs, kindsMs, placedMs, endedMs, failed, processors } = step;
   logProgress(
     `${offered.toFixed(2)} tasks/s offered: ${ended.toFixed(2)} ended, ${open} open, API p99 ${apiMs.p99} ms (accept ${acceptMs.p99}), placed p50 ${placedMs.p50} ms, ended p50 ${endedMs.p50} ms, ${failed} failed; ${describeProcessors(processors)}`,
   );
@@ -182,7 +188,7 @@ function printStep(mode: string, step: Step): void {
     open,
     failed,
     apiMs,
-    acceptMs,
+    kindsMs,
     placedMs,
     endedMs,
     processors,

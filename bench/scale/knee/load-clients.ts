@@ -3,13 +3,16 @@ import { fractionOf, nextState } from '../../../scheduler/simulation/mulberry32.
 import { filledImage } from '../fill-ledger.ts';
 
 /** For each task that is submitted, so many of each request. */
-const mix = { task: 1, read: 2, list: 0.2, quote: 0.1 } as const;
+const mix = { task: 1, read: 2, list: 0.2, quote: 0.1, reserve: 0.02 } as const;
 export type RequestKind = keyof typeof mix;
 const kinds = Object.keys(mix) as RequestKind[];
 const requestsPerTask = kinds.reduce((sum, kind) => sum + mix[kind], 0);
 
 const resources = { vcpus: 1, memoryMiB: 1024, diskMiB: 512 };
 const lease = { kind: 'bestEffort', durationS: 3600 };
+/** Far from due, so that no VM of it starts. */
+const reservedInMs = 24 * 3_600_000;
+const job = { image: filledImage, command: ['true'], outputs: ['out/*'], resources, timeoutS: 3600 };
 const requestTimeoutMs = 60_000;
 
 /** What a step of load was answered; times in ms, from when each request was due. */
@@ -37,7 +40,7 @@ export class LoadClients {
 
   /** @param perSecond tasks; the other requests come with them */
   async offer(perSecond: number, seconds: number): Promise<OfferedLoad> {
-    const load: OfferedLoad = { times: { task: [], read: [], list: [], quote: [] }, failed: [] };
+    const load: OfferedLoad = { times: { task: [], read: [], list: [], quote: [], reserve: [] }, failed: [] };
     const pending: Promise<void>[] = [];
     const began = performance.now();
     for (let dueMs = began + this.#gapMs(perSecond); dueMs < began + seconds * 1000; dueMs += this.#gapMs(perSecond)) {
@@ -79,15 +82,20 @@ export class LoadClients {
 
   async #send(kind: RequestKind, key: string): Promise<number> {
     if (kind === 'task') return this.#submit(key);
+    if (kind === 'reserve') return this.#reserve(key);
     if (kind === 'quote') return (await this.#call(key, '/v1/quotes', { image: filledImage, resources, lease })).status;
     if (kind === 'list') return (await this.#call(key, '/v1/tasks?limit=100')).status;
     const task = this.#submitted[Math.floor(this.#random() * this.#submitted.length)]!;
     return (await this.#call(task.key, `/v1/tasks/${task.id}`)).status;
   }
 
+  async #reserve(key: string): Promise<number> {
+    const startAt = new Date(Date.now() + reservedInMs).toISOString();
+    return (await this.#call(key, '/v1/tasks', { ...job, lease: { kind: 'reservation', startAt, durationS: 600 } })).status;
+  }
+
   async #submit(key: string): Promise<number> {
-    const body = { image: filledImage, command: ['true'], outputs: ['out/*'], resources, lease, timeoutS: 3600 };
-    const { status, json } = await this.#call(key, '/v1/tasks', body);
+    const { status, json } = await this.#call(key, '/v1/tasks', { ...job, lease });
     const id = (json as { id?: unknown } | null)?.id;
     if (status === 202 && typeof id === 'string') this.#submitted.push({ id, key });
     return status;
