@@ -78,11 +78,13 @@ export function unescapeName(text: string): Uint8Array | null {
   return escapeName(bytes) === text ? bytes : null;
 }
 
-/** Whether a text is the path of an output: names as escapeName writes them, none empty, `.` or `..`, at most 1024 bytes. */
+/** Whether a text is one name: as escapeName writes it, of 1 to 255 bytes, and neither `.` nor `..`. */
+export function isName(text: string): boolean {
+  const bytes = unescapeName(text);
+  return bytes !== null && bytes.length > 0 && bytes.length <= nameBytes && text !== '.' && text !== '..';
+}
+
+/** Whether a text is the path of an output: names, at most 1024 bytes together. */
 export function isOutputPath(path: string): boolean {
-  if (Buffer.byteLength(path) > outputPathBytes) return false;
-  return path.split('/').every((name) => {
-    const bytes = unescapeName(name);
-    return bytes !== null && bytes.length > 0 && bytes.length <= nameBytes && name !== '.' && name !== '..';
-  });
+  return Buffer.byteLength(path) <= outputPathBytes && path.split('/').every(isName);
 }
