@@ -167,6 +167,15 @@ export const groups = {
     ),
     BERTH_MAX_PORTS_PER_OWNER: count(64).describe("Published ports of an owner, unless the owner's row has a limit"),
     BERTH_MAX_WEBHOOKS_PER_OWNER: count(20).describe("Webhooks of an owner, unless the owner's row has a limit"),
+    BERTH_MAX_ENTRIES_PER_OWNER: count(1_000_000).describe(
+      "Paths of an owner's tree, those in the trash included, unless the owner's row has a limit",
+    ),
+    BERTH_TRASH_DAYS: z.coerce
+      .number()
+      .min(0)
+      .max(3650)
+      .default(7)
+      .describe('Days for which what was deleted from a tree, or replaced there, can be restored. 0: not at all'),
     BERTH_PUBLIC_ADDRESSES: list
       .pipe(z.array(z.ipv4()).max(64))
       .default([])

@@ -27,6 +27,8 @@ const prefixes = {
   join: 'join',
   webhook: 'webhook',
   secret: 'secret',
+  deletion: 'deletion',
+  rule: 'rule',
 } as const;
 
 export type IdKind = keyof typeof prefixes;

@@ -12,6 +12,7 @@ const descriptions: Record<QuotaName, string> = {
   diskMiB: 'Disk of them, images included',
   ports: 'Published ports, those that are being withdrawn included',
   webhooks: 'Webhooks, disabled ones included',
+  entries: 'Paths of its tree, those in the trash included',
   reservedVcpuHours: 'What is left of leases with a promise, in vCPU-hours',
   horizonS: 'Seconds from now by which a lease with a promise has to end; used: the latest end',
 };

@@ -57,6 +57,7 @@ export const unlimitedQuotas = {
   diskMiB: unlimited,
   ports: unlimited,
   webhooks: unlimited,
+  entries: unlimited,
   reservedVcpuHours: unlimited,
   horizonS: unlimited,
 };

@@ -6,7 +6,7 @@ import { inTransaction, requestLimits, type Transaction } from '../transaction.t
 
 /**
  * A file is in use as a part of an image, in the recipe of one that is being built, as an input of a task that is not
- * over, as such a task's output, or by a standalone VM that is not set up yet (its sshd's key is unknown).
+ * over, as such a task's output, by a standalone VM that is not set up yet (its sshd's key is unknown), or by a path.
  */
 async function refuseUsed(tx: Transaction, fileId: string): Promise<void> {
   const over = Prisma.join(terminalTaskStates);
@@ -26,6 +26,10 @@ async function refuseUsed(tx: Transaction, fileId: string): Promise<void> {
     SELECT 'VM ' || "id" FROM "Vm"
       WHERE "state" <> 'removed' AND "removalRequestedAt" IS NULL AND "hostKey" IS NULL
         AND "order"->'files' @> jsonb_build_array(jsonb_build_object('file', ${fileId}::text))
+    UNION ALL
+    (SELECT 'path ' || path FROM "TreeEntry" WHERE "fileId" = ${fileId} LIMIT 1)
+    UNION ALL
+    (SELECT 'deletion ' || "deletionId" || ', which is in the trash' FROM "TrashEntry" WHERE "fileId" = ${fileId} LIMIT 1)
     LIMIT 1`;
   if (users[0]) throw new BerthError('in-use', `The file ${fileId} is in use by ${users[0].user}`);
 }

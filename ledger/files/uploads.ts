@@ -92,7 +92,7 @@ export async function commitFile(
   tx: Transaction,
   claim: QuotaClaim,
   content: ReceivedContent,
-  parent: OutputParent | { imageId: string } | null,
+  parent: OutputParent | { imageId: string } | { ofTree: true } | null,
 ): Promise<FileRecord> {
   const { fileId } = claim;
   await content.commit(fileId);

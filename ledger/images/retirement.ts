@@ -26,7 +26,7 @@ export async function recordImageRemoved(deps: LedgerDeps, host: HostId, id: Ima
 
 /**
  * Deletes the rows of a retired image's files, except for those that another image names (a kernel is the base's as well),
- * and those that a task or a VM is still to get: an image may be made of files that its owner uses otherwise. The API sweeps
+ * and those that a task or a VM is still to get, or that a path names: an image may be made of files that its owner uses otherwise. The API sweeps
  * the bytes of files without a row.
  */
 export async function removeImageFiles(deps: LedgerDeps, id: ImageId): Promise<void> {
@@ -41,7 +41,9 @@ export async function removeImageFiles(deps: LedgerDeps, id: ImageId): Promise<v
         AND NOT EXISTS (SELECT FROM "Task" t WHERE t.state::text NOT IN (${Prisma.join(terminalTaskStates)})
           AND t.spec->'inputs' @> jsonb_build_array(jsonb_build_object('file', f.id)))
         AND NOT EXISTS (SELECT FROM "Vm" v WHERE v.state <> 'removed' AND v."removalRequestedAt" IS NULL AND v."hostKey" IS NULL
-          AND v."order"->'files' @> jsonb_build_array(jsonb_build_object('file', f.id)))`;
+          AND v."order"->'files' @> jsonb_build_array(jsonb_build_object('file', f.id)))
+        AND NOT EXISTS (SELECT FROM "TreeEntry" e WHERE e."fileId" = f.id)
+        AND NOT EXISTS (SELECT FROM "TrashEntry" e WHERE e."fileId" = f.id)`;
     await tx.image.updateMany({ where: { id, state: 'retired', sweptAt: null }, data: { sweptAt: isoNow(deps) } });
   });
 }

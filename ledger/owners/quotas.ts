@@ -26,7 +26,8 @@ async function readQuotasAndPrices(
   const now = isoOf(nowMs);
   const rows = await tx.$queryRaw<QuotaRow[]>`
     SELECT o."maxBytes", o."maxQueued", o."maxVms", o."maxVcpus", o."maxMemoryMiB", o."maxDiskMiB", o."maxTasks",
-      o."maxPorts", o."maxWebhooks", o."maxReservedVcpuHours", o."maxHorizonS", o."usedBytes" AS bytes, t.*, v.*, p.*, w.*, l.*,
+      o."maxPorts", o."maxWebhooks", o."maxReservedVcpuHours", o."maxHorizonS", o."maxEntries", o."usedBytes" AS bytes,
+      o."usedEntries" AS entries, t.*, v.*, p.*, w.*, l.*,
       EXISTS (SELECT FROM "PriceBook" b WHERE ${isValidAt(now)}) AS "hasPrices"
     FROM "Owner" o,
       LATERAL (SELECT count(*) AS tasks, count(*) FILTER (WHERE state = 'queued') AS queued

@@ -11,6 +11,7 @@ export const quotaColumns = {
   diskMiB: 'maxDiskMiB',
   ports: 'maxPorts',
   webhooks: 'maxWebhooks',
+  entries: 'maxEntries',
   reservedVcpuHours: 'maxReservedVcpuHours',
   horizonS: 'maxHorizonS',
 } as const;
@@ -31,6 +32,7 @@ export function siteQuotas(api: ReturnType<typeof readConfig<'api'>>['api']): Qu
     diskMiB: api.BERTH_MAX_DISK_MIB_PER_OWNER,
     ports: api.BERTH_MAX_PORTS_PER_OWNER,
     webhooks: api.BERTH_MAX_WEBHOOKS_PER_OWNER,
+    entries: api.BERTH_MAX_ENTRIES_PER_OWNER,
     reservedVcpuHours: api.BERTH_MAX_RESERVED_VCPU_HOURS_PER_OWNER,
     horizonS: api.BERTH_MAX_HORIZON_DAYS * 86_400,
   };
