@@ -21,6 +21,8 @@ import { answerWithProblem, notFound } from './http/problem.ts';
 import { limitRate } from './http/rate-limit.ts';
 import { limitUnknownKeys } from './http/unknown-keys.ts';
 import { checkHealth, countSessions, labelRoute, openMetrics } from './metrics.ts';
+import { trashRoutes } from './routes/data/trash.ts';
+import { treeRoutes } from './routes/data/tree.ts';
 import { drainRoutes } from './routes/drains.ts';
 import { edgeExchangeRoutes, edgeRoutes } from './routes/edges.ts';
 import { eventRoutes } from './routes/events.ts';
@@ -159,7 +161,7 @@ function middlewareOf(operation: Operation, gates: AccessMiddleware): RequestHan
 function mount(app: Express, operations: Operation[], gates: AccessMiddleware): void {
   const byPath = Map.groupBy(operations, (operation) => operation.path);
   for (const [path, here] of byPath) {
-    const route = app.route(path.replaceAll(/\{(\w+)\}/g, ':$1'));
+    const route = app.route(path.replace('{path}', '*path').replaceAll(/\{(\w+)\}/g, ':$1'));
     route.all(labelRoute(path));
     for (const operation of here) route[operation.method](...middlewareOf(operation, gates), toHandler(operation));
     const methods = here.flatMap(({ method }) => (method === 'get' ? ['GET', 'HEAD'] : [method.toUpperCase()]));
@@ -201,6 +203,8 @@ export function createApp(given: Omit<ApiDeps, 'sendLog' | 'events' | 'sessions'
   const operations = [
     taskRoutes,
     fileRoutes,
+    treeRoutes,
+    trashRoutes,
     vmRoutes,
     streamRoutes,
     migrationRoutes,

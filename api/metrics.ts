@@ -22,6 +22,7 @@ import {
   readVmMetrics,
 } from '../ledger/metrics.ts';
 import { readSweeps } from '../ledger/repository/change-sweeps.ts';
+import { readEntryCounts } from '../ledger/tree/entry-counts.ts';
 import { readWebhookCounts } from '../ledger/webhooks/read-webhooks.ts';
 import { drainStates } from '../model/drain.ts';
 import type { Logger } from '../model/log.ts';
@@ -32,6 +33,7 @@ import { hostStates, taskStates, vmStates } from '../model/states.ts';
 import { pausedByParties } from '../model/vm.ts';
 import { openLoadMetrics } from './load-metrics.ts';
 import { openMoneyMetrics } from './money-metrics.ts';
+import { openTreeMetrics } from './tree/tree-metrics.ts';
 import { openWebhookMetrics } from './webhook-metrics.ts';
 
 /** The route of a request: the path as declared, not as sent, which bounds the number of series. */
@@ -177,6 +179,10 @@ function ledgerGauges(registry: Registry, ledger: Ledger, clock: () => number): 
     registry,
     () => readLoadCounts(ledger, clock()),
     shared(() => readBalanceCounts(ledger)),
+  );
+  openTreeMetrics(
+    registry,
+    shared(() => readEntryCounts(ledger, clock())),
   );
   openWebhookMetrics(
     registry,

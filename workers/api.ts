@@ -2,6 +2,7 @@ import { once } from 'node:events';
 import { Client, Connection } from '@temporalio/client';
 import { createApp } from '../api/app.ts';
 import { openRepository } from '../api/files/repository.ts';
+import { treeSite } from '../api/routes/data/tree.ts';
 import { close, serve } from '../api/serve.ts';
 import { openWorkflowClient } from '../api/temporal.ts';
 import { openLedger } from '../ledger/client.ts';
@@ -13,6 +14,7 @@ import { feedWatchdog } from './feed-watchdog.ts';
 import { loggedBudget } from './payload-budget.ts';
 import { retryForever } from './retry-forever.ts';
 import { startRepositorySweep } from './sweep/repository-sweep.ts';
+import { startTreeSweep } from './sweep/tree-sweep.ts';
 
 /**
  * The API: the public listeners, and the operators' with health and metrics; the numbering of events; and the sweep of its
@@ -52,6 +54,7 @@ const sweep = startRepositorySweep({
   quarantineDays: config.api.BERTH_QUARANTINE_DAYS,
   maxShare: config.api.BERTH_SWEEP_MAX_SHARE,
 });
+const treeSweep = startTreeSweep({ ledger, repository, log, site: () => treeSite({ config, clock }) });
 const numbering = startEventNumbering({ ledger, log });
 const listen = (addresses: string, port: number, handler: typeof app) =>
   addresses.split(',').map((host) => serve(handler, { host: host.trim(), port }));
@@ -64,7 +67,7 @@ log.info({ addresses: servers.map((server) => server.address()) }, 'the API list
 await Promise.race([once(process, 'SIGTERM'), once(process, 'SIGINT')]);
 sessions.close();
 await Promise.all(servers.map((server) => close(server, graceMs)));
-await sweep.stop();
+await Promise.all([sweep.stop(), treeSweep.stop()]);
 await numbering.stop();
 await connection.close();
 await ledger.$disconnect();

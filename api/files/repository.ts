@@ -24,6 +24,9 @@ import {
 import { findIdempotencyKey, type IdempotentRequest } from '../../ledger/idempotency.ts';
 import { findBuildOwner } from '../../ledger/images/read-images.ts';
 import { findTaskOwner } from '../../ledger/tasks/read-tasks.ts';
+import { acceptEntryFile, type EntryPut, type StoredEntry } from '../../ledger/tree/accept-file.ts';
+import type { TreeSite } from '../../ledger/tree/entry-record.ts';
+import type { RemovedContent } from '../../ledger/tree/unnamed-files.ts';
 import { BerthError } from '../../model/errors.ts';
 import { newId } from '../../model/ids.ts';
 import type { Answer } from '../http/answer.ts';
@@ -60,6 +63,8 @@ export interface Repository {
   readonly quarantine: Quarantine;
   /** Receives a caller's file, once for each idempotency key, and answers with what `answer` makes of its row. */
   upload(upload: Upload, answer: (file: FileRecord) => Answer): Promise<Answer>;
+  /** Receives the file of a path. @param site what is allowed when the bytes have arrived */
+  storeEntry(put: EntryPut & IncomingBytes, site: () => TreeSite): Promise<StoredEntry>;
   /** Receives an output of a task. Repeating it, also with other bytes, keeps the file's id. */
   storeOutput(output: TaskOutput & IncomingBytes): Promise<FileRecord>;
   /** Receives a part of an image from its build, in the same way. */
@@ -70,6 +75,8 @@ export interface Repository {
   readHead(ownerId: string, fileId: string, length: number): Promise<Buffer | null>;
   /** Removes a file that nothing uses; `in-use` otherwise. */
   remove(file: FileRecord): Promise<void>;
+  /** Removes the bytes of files whose rows are gone. */
+  removeContents(contents: readonly RemovedContent[]): Promise<void>;
 }
 
 interface RepositoryDeps {
@@ -148,6 +155,10 @@ export async function openRepository({ root, ledger, maxFileBytes, quotaBytes }:
     return file;
   }
 
+  async function removeContents(contents: readonly RemovedContent[]): Promise<void> {
+    for (const { fileId, sha256 } of contents) await bytes.remove(fileId, sha256);
+  }
+
   /** Of an upload that was answered before: nothing is claimed or kept, the bytes are only compared. */
   async function hashBody(body: AsyncIterable<Uint8Array>): Promise<string> {
     const hash = createHash('sha256');
@@ -181,6 +192,17 @@ export async function openRepository({ root, ledger, maxFileBytes, quotaBytes }:
         const accepted = await acceptFileOnce(ledger, requestOf(content.sha256), { claim, content }, answer);
         return accepted.answer;
       });
+    },
+
+    removeContents,
+
+    async storeEntry(put, site) {
+      const name = put.path.slice(put.path.lastIndexOf('/') + 1);
+      const stored = await receive(put.owner, name, put, (claim, content) =>
+        acceptEntryFile(ledger, put, { claim, content }, site()),
+      );
+      await removeContents(stored.removed);
+      return stored;
     },
 
     async storeOutput(output) {

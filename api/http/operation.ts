@@ -35,7 +35,7 @@ export interface Call<P, Q, B> {
 
 interface RouteDeclaration {
   method: 'get' | 'post' | 'put' | 'patch' | 'delete';
-  /** As OpenAPI writes it: /v1/tasks/{id}. */
+  /** As OpenAPI writes it: /v1/tasks/{id}. A parameter `path`, which is the last one, has slashes in it. */
   path: string;
   id: string;
   tag: string;
@@ -60,6 +60,10 @@ export interface Operation extends RouteDeclaration {
   run(req: Request, res: Response, caller: Caller): Promise<Answer | typeof streamed>;
 }
 
+/** A parameter with slashes is a list in Express: of what is between them. */
+const joined = (params: Request['params']): Record<string, string> =>
+  Object.fromEntries(Object.entries(params).map(([name, value]) => [name, Array.isArray(value) ? value.join('/') : value]));
+
 export function operation<P extends z.ZodObject, Q extends z.ZodObject, B extends z.ZodType>(
   declared: RouteDeclaration & {
     params?: P;
@@ -81,7 +85,7 @@ export function operation<P extends z.ZodObject, Q extends z.ZodObject, B extend
       refuseUnstorable('query', req.query);
       if (body) refuseUnstorable('body', req.body);
       return handle({
-        params: validate(params, 'path', { ...req.params }),
+        params: validate(params, 'path', joined(req.params)),
         query: validate(query, 'query', { ...req.query }),
         body: body ? validate(body, 'body', req.body) : (undefined as z.output<B>),
         caller,

@@ -5,12 +5,15 @@ let api: RunningApi;
 let file: FileBody;
 let task: TaskBody;
 let account: string;
+let deletion: string;
 beforeAll(async () => {
   // Every route is tried with unknown keys, all from one address.
   api = await startApi({ BERTH_UNKNOWN_KEYS_PER_MINUTE: '10000' });
   await api.addImage('debian-12');
   await api.addHost('host-a');
   file = await api.put(api.alice, 'mine', 'mine');
+  for (const name of ['x', 'deleted']) await api.fetch(api.alice, 'PUT', `/v1/tree/mine/${name}`, { body: name });
+  deletion = (await api.call<{ id: string }>(api.alice, 'DELETE', '/v1/tree/mine/deleted')).body.id;
   const opened = { owner: api.alice.ownerId, currency: 'EUR' };
   account = (await api.call<{ id: string }>(api.operator, 'POST', '/v1/accounts', { json: opened })).body.id;
   task = (await api.call<TaskBody>(api.alice, 'POST', '/v1/tasks', { json: { image: 'debian-12', command: ['true'] } })).body;
@@ -57,6 +60,13 @@ describe('what belongs to another owner', () => {
     ['GET', () => `/v1/files/${file.id}/content`],
     ['HEAD', () => `/v1/files/${file.id}/content`],
     ['DELETE', () => `/v1/files/${file.id}`],
+    ['GET', () => '/v1/tree/mine/x'],
+    ['GET', () => '/v1/tree/mine?archive=tar'],
+    ['GET', () => '/v1/tree/mine?describe=1'],
+    ['GET', () => '/v1/tree?folder=mine'],
+    ['DELETE', () => '/v1/tree/mine/x'],
+    ['DELETE', () => '/v1/tree/mine?recursive=1'],
+    ['DELETE', () => `/v1/trash/${deletion}`],
     ['GET', () => `/v1/tasks/${task.id}`],
     ['GET', () => `/v1/tasks/${task.id}/log`],
     ['GET', () => `/v1/tasks/${task.id}/log?follow=1`],
@@ -76,7 +86,9 @@ describe('what belongs to another owner', () => {
   test('nothing happened to it, and no list contains it', async () => {
     expect((await api.call(api.alice, 'GET', `/v1/files/${file.id}`)).status).toBe(200);
     expect((await api.call<TaskBody>(api.alice, 'GET', `/v1/tasks/${task.id}`)).body.cancelRequestedAt).toBeNull();
-    for (const list of ['files', 'tasks', 'vms', 'events', 'accounts', 'webhooks']) {
+    expect(await (await api.fetch(api.alice, 'GET', '/v1/tree/mine/x')).text()).toBe('x');
+    expect((await api.call<Page<unknown>>(api.bob, 'GET', '/v1/tree?prefix=')).body.items).toEqual([]);
+    for (const list of ['trash', 'expiry-rules', 'files', 'tasks', 'vms', 'events', 'accounts', 'webhooks']) {
       expect((await api.call<Page<unknown>>(api.bob, 'GET', `/v1/${list}`)).body.items).toEqual([]);
     }
   });

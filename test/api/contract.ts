@@ -29,7 +29,9 @@ export class Contract {
 
   #pathOf(pathname: string): string | undefined {
     const paths = Object.keys(this.document.paths ?? {});
-    const matches = paths.filter((path) => new RegExp(`^${path.replaceAll(/\{\w+\}/g, '[^/]+')}$`).test(pathname));
+    const matches = paths.filter((path) =>
+      new RegExp(`^${path.replace('{path}', '.+').replaceAll(/\{\w+\}/g, '[^/]+')}$`).test(pathname),
+    );
     return matches.find((path) => !path.includes('{')) ?? matches[0];
   }
 

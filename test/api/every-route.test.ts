@@ -53,6 +53,11 @@ beforeAll(async () => {
 });
 afterAll(() => api.end());
 
+async function deletedEntry(path: string): Promise<string> {
+  await api.fetch(api.alice, 'PUT', `/v1/tree/${path}`, { body: path });
+  return (await api.call<{ id: string }>(api.alice, 'DELETE', `/v1/tree/${path}`)).body.id;
+}
+
 /** A successful call of each route, and its answer. */
 const calls: Record<string, () => Promise<Response>> = {
   'POST /v1/files': () => api.fetch(api.operator, 'POST', '/v1/files?name=x', { body: 'x' }),
@@ -60,6 +65,23 @@ const calls: Record<string, () => Promise<Response>> = {
   'GET /v1/files/{id}': () => api.fetch(api.operator, 'GET', `/v1/files/${file.id}`),
   'GET /v1/files/{id}/content': () => api.fetch(api.operator, 'GET', `/v1/files/${file.id}/content`),
   'DELETE /v1/files/{id}': () => api.fetch(api.operator, 'DELETE', `/v1/files/${file.id}`),
+  'GET /v1/tree': () => api.fetch(api.alice, 'GET', '/v1/tree'),
+  'POST /v1/tree': () => api.fetch(api.alice, 'POST', '/v1/tree', { json: { action: 'folder', path: 'a/b' } }),
+  'PUT /v1/tree/{path}': () => api.fetch(api.alice, 'PUT', '/v1/tree/a/b/c', { body: 'x' }),
+  'GET /v1/tree/{path}': () => api.fetch(api.alice, 'GET', '/v1/tree/a/b/c'),
+  'PATCH /v1/tree/{path}': () => api.fetch(api.alice, 'PATCH', '/v1/tree/a/b/c', { json: { metadata: { run: '1' } } }),
+  'DELETE /v1/tree/{path}': () => api.fetch(api.alice, 'DELETE', '/v1/tree/a/b/c'),
+  'GET /v1/trash': () => api.fetch(api.alice, 'GET', '/v1/trash'),
+  'POST /v1/trash/{id}/restore': async () =>
+    api.fetch(api.alice, 'POST', `/v1/trash/${await deletedEntry('restored')}/restore`, { json: {} }),
+  'DELETE /v1/trash/{id}': async () => api.fetch(api.alice, 'DELETE', `/v1/trash/${await deletedEntry('purged')}`),
+  'GET /v1/expiry-rules': () => api.fetch(api.alice, 'GET', '/v1/expiry-rules'),
+  'POST /v1/expiry-rules': () => api.fetch(api.alice, 'POST', '/v1/expiry-rules', { json: { prefix: 'tmp/', afterS: 3600 } }),
+  'DELETE /v1/expiry-rules/{id}': async () => {
+    const json = { prefix: 'other/', afterS: 3600 };
+    const { body } = await api.call<{ id: string }>(api.alice, 'POST', '/v1/expiry-rules', { json });
+    return api.fetch(api.alice, 'DELETE', `/v1/expiry-rules/${body.id}`);
+  },
   'POST /v1/tasks': () => api.fetch(api.operator, 'POST', '/v1/tasks', { json }),
   'GET /v1/tasks': () => api.fetch(api.operator, 'GET', '/v1/tasks'),
   'GET /v1/tasks/{id}': () => api.fetch(api.operator, 'GET', `/v1/tasks/${task.id}`),
@@ -268,6 +290,9 @@ test('the document describes every route, and every route answers as described',
 
 /** POSTs and PUTs that take a JSON body. */
 const bodies = [
+  'POST /v1/tree',
+  'POST /v1/trash/{id}/restore',
+  'POST /v1/expiry-rules',
   'POST /v1/quotes',
   'POST /v1/tasks',
   'POST /v1/images',
