@@ -180,10 +180,7 @@ function ledgerGauges(registry: Registry, ledger: Ledger, clock: () => number): 
     () => readLoadCounts(ledger, clock()),
     shared(() => readBalanceCounts(ledger)),
   );
-  openTreeMetrics(
-    registry,
-    shared(() => readEntryCounts(ledger, clock())),
-  );
+  openTreeMetrics(registry, () => readEntryCounts(ledger, clock()));
   openWebhookMetrics(
     registry,
     shared(() => readWebhookCounts(ledger, clock())),

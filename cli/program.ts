@@ -2,6 +2,8 @@ import { Command } from 'commander';
 import packageJson from '../package.json' with { type: 'json' };
 import type { Session } from './client.ts';
 import { addCalibrateCommand } from './commands/calibrate.ts';
+import { addTrashCommands } from './commands/data/trash.ts';
+import { addTreeCommands } from './commands/data/tree.ts';
 import { addDrainCommands } from './commands/drains.ts';
 import { addEventCommand } from './commands/events.ts';
 import { addFileCommands } from './commands/files.ts';
@@ -64,6 +66,8 @@ Exit codes: 0 done; 1 refused, or a task that failed (its own exit code, where i
   const session = sessionOf(() => program.opts<GlobalOptions>());
 
   addFileCommands(program, session);
+  addTreeCommands(program, session);
+  addTrashCommands(program, session);
   addTaskCommands(program, session);
   addLeaseCommands(program, session);
   const vms = addVmCommands(program, session);

@@ -39,7 +39,7 @@ export async function readPutRefusal(ledger: Ledger, put: Pick<EntryPut, 'owner'
 }
 
 /** Gives a file a path: what was there goes into the trash. The caller has the lock, and has refused what is no file. */
-export async function placeFile(
+export async function givePath(
   tx: Transaction,
   { owner, path, metadata, expiresAt }: Omit<EntryPut, 'condition'>,
   fileId: string,
@@ -93,7 +93,7 @@ export async function acceptEntryFile(
         return { entry: await writtenRow(tx, owner, path), created: false, removed: [] };
       }
       const file = await commitFile(tx, claim, content, { ofTree: true });
-      const removed = await placeFile(tx, put, file.id, existing, site);
+      const removed = await givePath(tx, put, file.id, existing, site);
       return { entry: await writtenRow(tx, owner, path), created: existing === null, removed };
     },
     requestLimits,

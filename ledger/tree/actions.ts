@@ -6,7 +6,7 @@ import type { Ledger } from '../client.ts';
 import { lockFiles } from '../files/lock-files.ts';
 import { type Acceptance, acceptOnce, type IdempotentRequest, type StoredAnswer } from '../idempotency.ts';
 import type { Transaction } from '../transaction.ts';
-import { placeFile, writtenRow } from './accept-file.ts';
+import { givePath, writtenRow } from './accept-file.ts';
 import { copyOutputs } from './copy-outputs.ts';
 import { type EntryRecord, subtree, type TreeSite } from './entry-record.ts';
 import { ensureFolders, lockTree, measureSubtree, refuseOverEntries, refuseTaskPath } from './lock-tree.ts';
@@ -97,7 +97,7 @@ async function link(acting: Acting, { file, to, replace }: Extract<TreeAction, {
   if (parents.length > 0)
     throw new BerthError('in-use', `The file ${file} is a part of an image, or an output of a task that is not over`);
   await makeWay(acting, to, replace, true);
-  removed.push(...(await placeFile(tx, { owner, path: to, metadata: {}, expiresAt: null }, file, null, site)));
+  removed.push(...(await givePath(tx, { owner, path: to, metadata: {}, expiresAt: null }, file, null, site)));
   return to;
 }
 

@@ -13,7 +13,6 @@ import { sendBytes } from '../../files/send-bytes.ts';
 import { readUpload } from '../../files/uploads.ts';
 import { type Answer, json, noContent, streamed } from '../../http/answer.ts';
 import type { Caller } from '../../http/auth.ts';
-import { readCondition } from '../../http/conditions.ts';
 import { idempotentPost } from '../../http/idempotency.ts';
 import { type Operation, operation } from '../../http/operation.ts';
 import { pageOf } from '../../http/page.ts';
@@ -32,6 +31,7 @@ import {
 } from '../../schemas/data/tree.ts';
 import { lastName, sendArchive } from '../../tree/archive.ts';
 import { readPathPage } from '../../tree/path-page.ts';
+import { readCondition } from '../../tree/read-condition.ts';
 import { entryLocation, showDeletion, showEntry } from '../../tree/show-entry.ts';
 
 /** What this site allows of a tree, now. */
