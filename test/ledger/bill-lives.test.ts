@@ -11,7 +11,10 @@ import { PriceTerms } from '../../model/money/price-terms.ts';
 import { BilledSite, virtualMiB } from './billed-site.ts';
 import { addImage, hostFacts, useLedger } from './ledger-fixture.ts';
 
-/** Lives of VMs whose money is held, charged and settled, on connections of which some die before their commits. */
+/**
+ * Lives of VMs whose money is held, charged and settled, on connections of which some die before their commits, by workers whose
+ * clocks differ from the ledger's, which is set back meanwhile.
+ */
 
 const fixture = useLedger();
 const site = new BilledSite(fixture);
@@ -68,7 +71,7 @@ async function repeated<T>(dies: boolean, kills: Kills, act: () => Promise<T>): 
   return act();
 }
 
-type What = 'wait' | 'charge' | 'suspend' | 'migrate' | 'powerCut' | 'dearer' | 'deposit';
+type What = 'wait' | 'charge' | 'suspend' | 'migrate' | 'powerCut' | 'setBack' | 'dearer' | 'deposit';
 interface Step {
   what: What;
   minutes: number;
@@ -78,7 +81,7 @@ interface Step {
 }
 
 const step = fc.record<Step>({
-  what: fc.constantFrom('wait', 'charge', 'suspend', 'migrate', 'powerCut', 'dearer', 'deposit'),
+  what: fc.constantFrom('wait', 'charge', 'suspend', 'migrate', 'powerCut', 'setBack', 'dearer', 'deposit'),
   minutes: fc.nat(300),
   ms: fc.nat(60_000),
   dies: fc.boolean(),
@@ -90,7 +93,14 @@ const price = fc.record({
   diskGiBHourMicros: fc.bigInt(0n, 10n ** 6n).map(String),
 });
 const terms = fc
-  .record({ north: price, night: price, all: price, feeMillionths: fc.nat(1_000_000), taxMillionths: fc.nat(1_000_000) })
+  .record({
+    north: price,
+    night: price,
+    all: price,
+    feeMillionths: fc.nat(1_000_000),
+    taxMillionths: fc.nat(1_000_000),
+    refundMillionths: fc.nat(1_000_000),
+  })
   .map(({ north, night, all, ...shares }) =>
     PriceTerms.parse({ ...shares, rules: [{ ...north, provider: 'north' }, { ...night, dayFrom: 1200, dayUntil: 300 }, all] }),
   );
@@ -104,6 +114,8 @@ const life = fc.record({
   steps: fc.array(step, { maxLength: 10 }),
   lost: fc.boolean(),
   dies: fc.boolean(),
+  /** By how much the clock of its worker is ahead of the ledger's. */
+  aheadMs: fc.integer({ min: -4 * 60 * minuteMs, max: 4 * 60 * minuteMs }),
 });
 
 /** Does one step to a VM that runs, and leaves it running. */
@@ -144,6 +156,9 @@ async function live(
     fixture.now += minutes * minuteMs;
     await activities.beginStart(vm);
     await activities.recordVmStarted(vm, iso(fixture.now), { kind: 'cold', why: 'used-disk' });
+  } else if (what === 'setBack') {
+    // Of the ledger itself, such as by a standby that is behind.
+    fixture.now -= 2 * ms + n * minutes * minuteMs;
   } else if (what === 'dearer') {
     const rules = [{ vcpuHourMicros: '1000000000', memoryGiBHourMicros: '1000000000', diskGiBHourMicros: '1000000000' }];
     await site.addBook(PriceTerms.parse({ rules }));
@@ -153,9 +168,13 @@ async function live(
 it('the money of random lives sums to zero and is usage × price to the micro-unit, posted once, whatever dies', async () => {
   const kills = { died: 0 };
   const ends: Record<string, number> = {};
+  const count = (end: string) => {
+    ends[end] = (ends[end] ?? 0) + 1;
+  };
+  let latest = fixture.now;
   const runs = Number(process.env.BERTH_PROPERTY_RUNS ?? 60);
   const property = fc.asyncProperty(life, async (given) => {
-    fixture.now += minuteMs;
+    fixture.now = latest + minuteMs;
     const { owner, account } = await site.addBuyer(given.units, given.credit);
     await site.addBook(given.terms);
     fixture.now += 1;
@@ -175,7 +194,7 @@ it('the money of random lives sums to zero and is usage × price to the micro-un
       vm = await repeated(given.dies, kills, () => site.vm(owner, order));
     } catch (error) {
       if (!(error instanceof BerthError) || error.code !== 'insufficient-funds') throw error;
-      ends.refused = (ends.refused ?? 0) + 1;
+      count('refused');
       expect(await site.balance(account)).toBe(given.units);
       return;
     }
@@ -192,13 +211,18 @@ it('the money of random lives sums to zero and is usage × price to the micro-un
         [before[0]!.id, 'immediate', iso(fixture.now)],
       );
     await fixture.activities.setVmState(vm, 'creating');
-    await fixture.activities.recordVmStarted(vm, iso(fixture.now), { kind: 'warm' });
+    const elsewhere = () => iso(fixture.now + given.aheadMs);
+    await fixture.activities.recordVmStarted(vm, elsewhere(), { kind: 'warm' }, elsewhere());
     const { hostId } = await fixture.ledger.vm.findUniqueOrThrow({ where: { id: vm } });
     const at = { host: hostId! };
-    for (const one of given.steps) await live(vm, one, at, account, kills);
+    for (const one of given.steps) {
+      await live(vm, one, at, account, kills);
+      latest = Math.max(latest, fixture.now);
+      count(one.what);
+    }
 
     const error = given.lost ? ({ code: 'vm-lost', message: 'gone' } as const) : null;
-    const removal = { endedAt: iso(fixture.now), error };
+    const removal = { endedAt: elsewhere(), error, reportedAt: elsewhere() };
     await repeated(given.dies, kills, () => fixture.activities.finishVm(vm, removal));
     await fixture.activities.finishVm(vm, removal);
     const bill = await site.bill(vm);
@@ -222,13 +246,14 @@ it('the money of random lives sums to zero and is usage × price to the micro-un
     expect(amountOf('site', '', 'uncollected')).toBe(-bill.uncollectedMicros);
     expect(amountOf('owner', owner)).toBe(bill.uncollectedMicros - due.buyerMicros);
     expect(await fixture.ledger.account.count({ where: { ownerId: owner, kind: 'hold', closedAt: null } })).toBe(0);
-    const end = bill.uncollectedMicros > 0n ? 'uncollected' : 'paid';
-    ends[end] = (ends[end] ?? 0) + 1;
+    count(bill.uncollectedMicros > 0n ? 'uncollected' : 'paid');
+    if (given.lost && promised && given.terms.refundMillionths > 0) count('refunded');
   });
   await fc.assert(property, { numRuns: runs, endOnFailure: true });
   expect((await verifyBooks(fixture.ledger)).found).toEqual([]);
   // Lives of each kind were among them, and connections died.
   expect(kills.died).toBeGreaterThan(runs / 2);
-  for (const end of ['paid', 'uncollected', 'refused']) expect(ends[end]).toBeGreaterThan(0);
-  console.info(JSON.stringify({ ...kills, ...ends }));
+  for (const end of ['paid', 'uncollected', 'refused', 'refunded', 'migrate', 'suspend', 'powerCut', 'setBack', 'dearer'])
+    expect([end, ends[end] ?? 0]).not.toEqual([end, 0]);
+  console.info(JSON.stringify({ runs, ...kills, ...ends }));
 }, 7_200_000);
