@@ -4,12 +4,16 @@ import { type AccountId, newId, type TransferId } from '../../model/ids.ts';
 import { isoOf, type Transaction } from '../transaction.ts';
 
 /** What a transfer adds to one account, in micro-units of the account's currency; below zero it takes. */
-export interface Posting {
-  account: AccountId;
+export interface Posting<A = AccountId> {
+  account: A;
   amountMicros: bigint;
 }
 
-export interface NewTransfer {
+/** An account by its place in a list, counted from 0, of which the ids are not known yet. */
+export type AccountPlace = number;
+
+/** @param A how its postings name their accounts */
+export interface NewTransfer<A = AccountId> {
   kind: TransferKind;
   /** Why, for the people who read the entries. */
   reason: string;
@@ -20,7 +24,7 @@ export interface NewTransfer {
   /** Names the transfer for good: however often it is posted, it is in the books once. */
   idempotencyKey: string;
   /** 2 to 64, each for another account; they sum to zero in each currency. */
-  postings: readonly Posting[];
+  postings: readonly Posting<A>[];
   /** Milliseconds since 1970. */
   atMs: number;
 }
@@ -32,7 +36,7 @@ export interface PostedTransfer {
 }
 
 /** A transfer that breaks the rules of its type is an error of the code that makes it, and not of its caller. */
-function assertWellFormed({ idempotencyKey, postings }: NewTransfer): void {
+function assertWellFormed({ idempotencyKey, postings }: NewTransfer<unknown>): void {
   const wrong = (why: string) => new Error(`BUG: the transfer ${idempotencyKey} ${why}`);
   if (postings.length < 2 || postings.length > maxPostings) throw wrong(`has ${postings.length} postings`);
   if (new Set(postings.map(({ account }) => account)).size < postings.length) throw wrong('has an account twice');
@@ -41,7 +45,7 @@ function assertWellFormed({ idempotencyKey, postings }: NewTransfer): void {
   if (postings.reduce((sum, { amountMicros }) => sum + amountMicros, 0n) !== 0n) throw wrong('does not sum to zero');
 }
 
-function refuseOutOfBounds({ postings }: NewTransfer): void {
+function refuseOutOfBounds({ postings }: NewTransfer<unknown>): void {
   const beyond = postings.find(({ amountMicros }) => amountMicros > maxAmountMicros || amountMicros < -maxAmountMicros);
   if (beyond === undefined) return;
   throw new BerthError(
@@ -59,20 +63,16 @@ function refuseOutOfBounds({ postings }: NewTransfer): void {
  */
 export async function postTransfers(tx: Transaction, transfers: readonly NewTransfer[]): Promise<PostedTransfer[]> {
   if (transfers.length === 0) return [];
-  for (const transfer of transfers) {
-    assertWellFormed(transfer);
-    refuseOutOfBounds(transfer);
-  }
-  const wanted = transfers.map((transfer, n) => ({ id: newId('transfer'), n, transfer }));
+  const wanted = transfers.map((transfer) => ({ transfer, row: transferRow(transfer) }));
   // One function of the database, and so one round trip in which locks are held.
   const posted = await tx.$queryRaw<{ id: TransferId }[]>`
-    SELECT id FROM berth_post_transfers(${JSON.stringify(wanted.map(toRow))}::jsonb) AS id`;
+    SELECT id FROM berth_post_transfers(${JSON.stringify(numbered(wanted.map(({ row }) => row)))}::jsonb) AS id`;
   const fresh = new Set(posted.map(({ id }) => id));
-  const known = wanted.filter(({ id }) => !fresh.has(id));
+  const known = wanted.filter(({ row }) => !fresh.has(row.id)).map(({ transfer }) => transfer);
   const earlier = known.length === 0 ? new Map<string, TransferId>() : await findEarlier(tx, known);
-  return wanted.map(({ id, transfer }) => {
+  return wanted.map(({ row, transfer }) => {
     const before = earlier.get(transfer.idempotencyKey);
-    return before === undefined ? { id, replayed: false } : { id: before, replayed: true };
+    return before === undefined ? { id: row.id, replayed: false } : { id: before, replayed: true };
   });
 }
 
@@ -82,33 +82,41 @@ export async function postTransfer(tx: Transaction, transfer: NewTransfer): Prom
   return posted!;
 }
 
-interface WantedTransfer {
-  id: TransferId;
-  n: number;
-  transfer: NewTransfer;
+/**
+ * Transfers as `berth_post_transfers` and `berth_charge_bill` take them, in their order. Throws amount-out-of-bounds.
+ */
+export const transferRows = (transfers: readonly NewTransfer<AccountId | AccountPlace>[]) => numbered(transfers.map(transferRow));
+
+const numbered = <T extends object>(rows: readonly T[]) => rows.map((row, n) => ({ ...row, n }));
+
+function transferRow(transfer: NewTransfer<AccountId | AccountPlace>) {
+  assertWellFormed(transfer);
+  refuseOutOfBounds(transfer);
+  const { kind, reason, subject, idempotencyKey, keyId, atMs, postings } = transfer;
+  return {
+    id: newId('transfer'),
+    kind,
+    reason,
+    subject,
+    apiKeyId: keyId,
+    idempotencyKey,
+    at: isoOf(atMs),
+    // As texts: JSON.stringify takes no bigint, and PostgreSQL reads them as bigints.
+    postings: postings.map(({ account, amountMicros }) => ({
+      ...(typeof account === 'number' ? { place: account } : { account }),
+      amount: String(amountMicros),
+    })),
+  };
 }
 
-const toRow = ({ id, n, transfer }: WantedTransfer) => ({
-  id,
-  n,
-  kind: transfer.kind,
-  reason: transfer.reason,
-  subject: transfer.subject,
-  apiKeyId: transfer.keyId,
-  idempotencyKey: transfer.idempotencyKey,
-  at: isoOf(transfer.atMs),
-  // As texts: JSON.stringify takes no bigint, and PostgreSQL reads them as bigints.
-  postings: transfer.postings.map(({ account, amountMicros }) => ({ account, amount: String(amountMicros) })),
-});
-
 /** The transfers that are in the books under these keys, by key. The statement before has waited for their commits. */
-async function findEarlier(tx: Transaction, known: readonly WantedTransfer[]): Promise<Map<string, TransferId>> {
+async function findEarlier(tx: Transaction, known: readonly NewTransfer[]): Promise<Map<string, TransferId>> {
   const rows = await tx.transfer.findMany({
-    where: { idempotencyKey: { in: known.map(({ transfer }) => transfer.idempotencyKey) } },
+    where: { idempotencyKey: { in: known.map(({ idempotencyKey }) => idempotencyKey) } },
     select: { id: true, kind: true, subject: true, idempotencyKey: true, entries: { select: { accountId: true, amount: true } } },
   });
   const byKey = new Map(rows.map((row) => [row.idempotencyKey, row]));
-  for (const { transfer } of known) {
+  for (const transfer of known) {
     const row = byKey.get(transfer.idempotencyKey);
     if (row === undefined) throw new Error(`BUG: transfer ${transfer.idempotencyKey} was posted before, and is not there`);
     const amounts = new Map(row.entries.map(({ accountId, amount }) => [accountId, amount]));

@@ -1,16 +1,23 @@
 import { type BillEventType, billEventTypes } from '../../model/books/bill-events.ts';
-import { writeEvent } from '../events/write-event.ts';
+import { type NewEvent, writeEvent } from '../events/write-event.ts';
 import type { Transaction } from '../transaction.ts';
 import type { BillRow } from './bill-row.ts';
 import type { ChargedBill } from './charge-bill.ts';
 
-/** Writes the event of a bill's change in the transaction of the change. @param until what follows then, RFC 3339 */
-export async function writeBillEvent(
-  tx: Transaction,
+interface BillChange {
+  charged: Omit<ChargedBill, 'shortMicros'>;
+  /** RFC 3339 */
+  now: string;
+  /** What follows then, RFC 3339. */
+  until?: string | null;
+}
+
+/** The event of a bill's change. */
+export function billEvent(
   type: BillEventType,
   bill: BillRow,
-  { charged, now, until = null }: { charged: Omit<ChargedBill, 'shortMicros'>; now: string; until?: string | null },
-): Promise<void> {
+  { charged, now, until = null }: BillChange,
+): NewEvent<BillEventType> {
   const data = {
     lease: bill.leaseId,
     owner: bill.ownerId,
@@ -25,5 +32,9 @@ export async function writeBillEvent(
   };
   const event = { type, subject: bill.leaseId, owner: bill.ownerId, time: now, data };
   // A lease may be warned again and again: the number of its charges tells those apart.
-  await writeEvent(tx, type === billEventTypes.settled ? event : { ...event, n: bill.charges }, 'reject');
+  return type === billEventTypes.settled ? event : { ...event, n: bill.charges };
 }
+
+/** Writes it in the transaction of the change. */
+export const writeBillEvent = (tx: Transaction, type: BillEventType, bill: BillRow, change: BillChange): Promise<void> =>
+  writeEvent(tx, billEvent(type, bill, change), 'reject');

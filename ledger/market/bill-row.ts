@@ -21,6 +21,8 @@ export interface BillRow {
   dueAt: Date | null;
   warnedAt: Date | null;
   suspendedAt: Date | null;
+  /** What is held for it. */
+  heldMicros: bigint;
 }
 
 const micros = z.string().transform((text) => BigInt(text));
@@ -37,11 +39,17 @@ export const storedPaid = ({ taxMicros, siteMicros, providerMicros }: PaidShares
   providers: Object.fromEntries([...providerMicros].map(([name, amount]) => [name, String(amount)])),
 });
 
-/** Locks the bill of a lease to the end of the transaction, before its accounts; null: it has none, or it has ended. */
+interface StoredBill extends Omit<BillRow, 'paid' | 'terms'> {
+  chargedMicros: bigint;
+  paid: unknown;
+  terms: unknown;
+}
+
+/** Locks the bill of a lease, and its hold, to the end of the transaction, before other accounts; null: it has none, or it has ended. */
 export async function lockBill(tx: Transaction, lease: string): Promise<BillRow | null> {
-  const rows = await tx.$queryRaw<(Omit<BillRow, 'paid' | 'terms'> & { chargedMicros: bigint; paid: unknown; terms: unknown })[]>`
-    SELECT b.*, (SELECT l."startAt" IS NOT NULL FROM "Lease" l WHERE l.id = b."leaseId") AS promised
-    FROM "Bill" b WHERE b."leaseId" = ${lease} AND b."endedAt" IS NULL FOR NO KEY UPDATE OF b`;
+  const rows = await tx.$queryRaw<StoredBill[]>`
+    SELECT "leaseId", "ownerId", "accountId", currency, terms, "totalMicros", "holdMicros", "chargedMicros", "uncollectedMicros", paid,
+      charges, "dueAt", "warnedAt", "suspendedAt", promised, "heldMicros" FROM berth_lock_bill(${lease})`;
   const [row] = rows;
   if (row === undefined) return null;
   const { tax, site, providers } = Paid.parse(row.paid);

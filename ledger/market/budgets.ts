@@ -75,26 +75,40 @@ export async function changeBudgetRemoved(ledger: Ledger, owner: string, currenc
   if (count === 0) throw new BerthError('not-found', `There is no budget of ${currency}`);
 }
 
+/** A budget after a charge. */
+export interface SpentBudget {
+  spentMicros: bigint;
+  monthlyMicros: bigint;
+  thresholds: number[];
+  toldPercent: number;
+  alerts: number;
+}
+
+interface Payer {
+  ownerId: string;
+  currency: string;
+}
+
 /**
  * Adds to what an owner has spent in the month, in the transaction of the charge, and tells the thresholds that it reaches. Costs one
  * statement where there is no budget.
  */
-export async function noteSpending(
+export async function noteSpending(tx: Transaction, { ownerId, currency }: Payer, micros: bigint, nowMs: number): Promise<void> {
+  const rows = await tx.$queryRaw<SpentBudget[]>`
+    SELECT "spentMicros", "monthlyMicros", thresholds, "toldPercent", alerts
+    FROM berth_note_spending(${ownerId}, ${currency}, ${micros}::bigint, ${monthOf(nowMs)})`;
+  await tellThresholds(tx, { ownerId, currency }, rows[0], nowMs);
+}
+
+/** Tells the thresholds that the charge has reached, each once a month. */
+export async function tellThresholds(
   tx: Transaction,
-  { ownerId, currency }: { ownerId: string; currency: string },
-  micros: bigint,
+  { ownerId, currency }: Payer,
+  budget: SpentBudget | undefined,
   nowMs: number,
 ): Promise<void> {
-  const month = monthOf(nowMs);
-  const rows = await tx.$queryRaw<
-    { spentMicros: bigint; monthlyMicros: bigint; thresholds: number[]; toldPercent: number; alerts: number }[]
-  >`
-    UPDATE "Budget" SET month = ${month}, "spentMicros" = ${micros}::bigint + CASE WHEN month = ${month} THEN "spentMicros" ELSE 0 END,
-      "toldPercent" = CASE WHEN month = ${month} THEN "toldPercent" ELSE 0 END
-    WHERE "ownerId" = ${ownerId} AND currency = ${currency}
-    RETURNING "spentMicros", "monthlyMicros", thresholds, "toldPercent", alerts`;
-  const budget = rows[0];
   if (budget === undefined) return;
+  const month = monthOf(nowMs);
   const { spentMicros, monthlyMicros, thresholds, toldPercent, alerts } = budget;
   const reached = thresholds.filter((percent) => percent > toldPercent && spentMicros * 100n >= monthlyMicros * BigInt(percent));
   if (reached.length === 0) return;

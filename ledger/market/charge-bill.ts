@@ -1,15 +1,19 @@
+import { Prisma } from '../../generated/prisma/client.ts';
 import { type AccountKind, maxPostings } from '../../model/books/money.ts';
+import type { EventType } from '../../model/events.ts';
 import { type AccountId, newId } from '../../model/ids.ts';
 import { billOf } from '../../model/money/bill.ts';
-import { type Charge, chargeOf, type Funds, type PaidShares } from '../../model/money/charge.ts';
+import { type Charge, chargeOf, type PaidShares } from '../../model/money/charge.ts';
 import { costByProvider, type MeteredInterval } from '../../model/money/cost.ts';
 import { least } from '../../model/money/exact.ts';
-import { openAccount } from '../books/accounts.ts';
+import { monthOf } from '../../model/money/statement.ts';
+import type { AccountRef } from '../books/accounts.ts';
 import { holdAccount } from '../books/holds.ts';
-import { type NewTransfer, type Posting, postTransfers } from '../books/post-transfers.ts';
-import type { Transaction } from '../transaction.ts';
+import { type AccountPlace, type NewTransfer, type Posting, transferRows } from '../books/post-transfers.ts';
+import { eventInsert, type NewEvent } from '../events/write-event.ts';
+import { isoOf, type Transaction } from '../transaction.ts';
 import { type BillRow, storedPaid } from './bill-row.ts';
-import { noteSpending } from './budgets.ts';
+import { type SpentBudget, tellThresholds } from './budgets.ts';
 
 interface ChargeRequest {
   /** All usage of the lease until now. */
@@ -17,6 +21,8 @@ interface ChargeRequest {
   /** The lease has ended: what is left of the hold is given back. `broken`: by the fault of the site, which had promised it. */
   end: { broken: boolean } | null;
   nowMs: number;
+  /** What is told of the charge, in the statement that makes it. */
+  event?: (charged: ChargedBill) => NewEvent<EventType>;
 }
 
 export interface ChargedBill {
@@ -27,71 +33,63 @@ export interface ChargedBill {
   shortMicros: bigint;
 }
 
-interface Payers {
-  hold: AccountId;
-  funds: Funds;
+/** Locks the owner's account: what it has above its limit stays so to the commit. */
+async function lockAvailable(tx: Transaction, { accountId }: BillRow): Promise<bigint> {
+  const rows = await tx.$queryRaw<{ available: bigint }[]>`
+    SELECT balance - "lowerLimit" AS available FROM "Account" WHERE id = ${accountId} FOR NO KEY UPDATE`;
+  return rows[0]!.available;
 }
 
-/** Locks the accounts that pay, in the order in which posting locks them: what is read of them stays so to the commit. */
-async function lockPayers(tx: Transaction, bill: BillRow, nowMs: number): Promise<Payers> {
-  const ref = holdAccount({ ownerId: bill.ownerId, subject: bill.leaseId, currency: bill.currency });
-  const { id: hold } = await openAccount(tx, ref, { lowerLimitMicros: 0n, nowMs });
-  const rows = await tx.$queryRaw<{ id: string; balance: bigint; lowerLimit: bigint }[]>`
-    SELECT id, balance, "lowerLimit" FROM "Account" WHERE id IN (${hold}, ${bill.accountId}) ORDER BY id FOR NO KEY UPDATE`;
-  const above = (id: string): bigint => {
-    const row = rows.find((one) => one.id === id);
-    return row === undefined ? 0n : row.balance - row.lowerLimit;
-  };
-  const funds = {
-    heldMicros: above(hold),
-    availableMicros: above(bill.accountId),
-    uncollectedMicros: bill.uncollectedMicros,
-  };
-  return { hold, funds };
-}
+/** The account of a posting: the owner's by its id, others by their places in a list. */
+type Named = AccountId | AccountPlace;
 
-interface Share {
-  kind: AccountKind;
-  holder: string;
-  name: string;
-  amountMicros: bigint;
+/** The accounts of a charge by their places; the hold is the first. */
+class Places {
+  readonly refs: AccountRef[] = [];
+  readonly hold: AccountPlace;
+  private readonly currency: string;
+
+  constructor({ ownerId, leaseId, currency }: BillRow) {
+    this.currency = currency;
+    this.hold = this.add(holdAccount({ ownerId, subject: leaseId, currency }));
+  }
+
+  private add(ref: AccountRef): AccountPlace {
+    return this.refs.push(ref) - 1;
+  }
+
+  /** Of a party that has no lower limit. */
+  posting(kind: AccountKind, holder: string, name: string, amountMicros: bigint): Posting<Named> {
+    return { account: this.add({ kind, ownerId: null, holder, name, currency: this.currency }), amountMicros };
+  }
+
+  /** As `berth_open_accounts` takes them: with ids of those that are not there yet. */
+  rows() {
+    return this.refs.map((ref) => ({ ...ref, id: newId('account'), limit: ref.kind === 'hold' ? 0 : null }));
+  }
 }
 
 const isSome = ({ amountMicros }: { amountMicros: bigint }): boolean => amountMicros !== 0n;
 
 /** What the parties of a charge get, in the order of the amounts: what comes back from one is there for the next. */
-const sharesOf = ({ taxMicros, siteMicros, providerMicros }: Charge): Share[] =>
+const partiesOf = (places: Places, { taxMicros, siteMicros, providerMicros }: Charge): Posting<Named>[] =>
   [
     { kind: 'tax' as const, holder: '', name: '', amountMicros: taxMicros },
     { kind: 'site' as const, holder: '', name: 'fees', amountMicros: siteMicros },
     ...[...providerMicros].map(([holder, amountMicros]) => ({ kind: 'provider' as const, holder, name: '', amountMicros })),
   ]
     .filter(isSome)
-    .sort((a, b) => (a.amountMicros < b.amountMicros ? -1 : 1));
+    .sort((a, b) => (a.amountMicros < b.amountMicros ? -1 : 1))
+    .map(({ kind, holder, name, amountMicros }) => places.posting(kind, holder, name, amountMicros));
 
-/** Postings to the accounts of shares, which are opened where they are not there yet: in the order of their names, so that nobody waits in a circle. */
-async function openShares(tx: Transaction, shares: readonly Share[], currency: string, nowMs: number): Promise<Posting[]> {
-  if (shares.length === 0) return [];
-  const keyOf = ({ kind, holder, name }: Omit<Share, 'amountMicros'>) => `${kind}/${name}/${holder}`;
-  const wanted = shares.map(({ kind, holder, name }) => ({ kind, holder, name, currency }));
-  const read = () => tx.account.findMany({ where: { OR: wanted }, select: { id: true, kind: true, holder: true, name: true } });
-  let found = await read();
-  if (found.length < wanted.length) {
-    const createdAt = new Date(nowMs);
-    const data = wanted
-      .toSorted((a, b) => (keyOf(a) < keyOf(b) ? -1 : 1))
-      .map((one) => ({ ...one, id: newId('account'), createdAt }));
-    await tx.account.createMany({ data, skipDuplicates: true });
-    found = await read();
-  }
-  const ids = new Map(found.map((row) => [keyOf(row), row.id as AccountId]));
-  return shares.map((share) => ({ account: ids.get(keyOf(share))!, amountMicros: share.amountMicros }));
-}
-
-const sumOf = (postings: readonly Posting[]): bigint => postings.reduce((sum, { amountMicros }) => sum + amountMicros, 0n);
+const sumOf = (postings: readonly Posting<Named>[]): bigint => postings.reduce((sum, { amountMicros }) => sum + amountMicros, 0n);
 
 /** What the hold pays to the parties, in as many transfers as they need. */
-function capturesOf(hold: AccountId, parties: readonly Posting[], act: Omit<NewTransfer, 'postings' | 'kind'>): NewTransfer[] {
+function capturesOf(
+  hold: AccountPlace,
+  parties: readonly Posting<Named>[],
+  act: Omit<NewTransfer, 'postings' | 'kind'>,
+): NewTransfer<Named>[] {
   const most = maxPostings - 1;
   return Array.from({ length: Math.ceil(parties.length / most) }, (_, n) => {
     const part = parties.slice(n * most, (n + 1) * most);
@@ -111,67 +109,98 @@ const addTo = (paid: PaidShares, charge: Charge): PaidShares => ({
 
 /**
  * Charges a lease for all its usage until now, and fills its hold again, or ends the bill and gives the rest of the hold back. The
- * caller has locked the bill; the accounts are locked from here on, so it is the last of its transaction. All of a charge is
+ * caller has locked the bill; the owner's account is locked from here on, so it is the last of its transaction. All of a charge is
  * computed anew from the usage and compared with what was charged: so however often it is charged, its end has the exact sum.
  */
-export async function chargeBill(tx: Transaction, bill: BillRow, { intervals, end, nowMs }: ChargeRequest): Promise<ChargedBill> {
+export async function chargeBill(tx: Transaction, bill: BillRow, request: ChargeRequest): Promise<ChargedBill> {
+  const { intervals, end, nowMs } = request;
   const shares = billOf(bill.terms, costByProvider(bill.terms, intervals), {
     totalMicros: bill.totalMicros,
     broken: end?.broken ?? false,
   });
-  const { hold, funds } = await lockPayers(tx, bill, nowMs);
-  const charge = chargeOf(shares, bill.paid, funds);
-  const n = bill.charges + 1;
-  const act = { subject: bill.leaseId, keyId: null, atMs: nowMs };
-  const parties = await openShares(tx, sharesOf(charge), bill.currency, nowMs);
-  const captures = capturesOf(hold, parties, {
-    ...act,
-    reason: 'usage of the lease',
-    idempotencyKey: `${bill.leaseId}/charge/${n}`,
-  });
-  const heldMicros = funds.heldMicros + charge.holdMicros;
-  const lacking = end === null && bill.holdMicros > heldMicros ? bill.holdMicros - heldMicros : 0n;
-  const left = funds.availableMicros + charge.accountMicros;
-  const filled = least(lacking, left);
-  const owner = (amountMicros: bigint): Posting => ({ account: bill.accountId, amountMicros });
-  const borne = await openShares(
-    tx,
-    [{ kind: 'site' as const, holder: '', name: 'uncollected', amountMicros: charge.uncollectedMicros }].filter(isSome),
-    bill.currency,
-    nowMs,
-  );
-  // Beyond what is held the account and the site pay through the hold, so that there is one account from which a lease is paid.
-  const beyond = [owner(charge.accountMicros), ...borne].filter(isSome);
-  const move = (kind: 'hold' | 'release', name: string, reason: string, from: Posting[]): NewTransfer[] => {
-    const postings = [...from, { account: hold, amountMicros: -sumOf(from) }];
-    return from.length === 0 ? [] : [{ ...act, kind, reason, idempotencyKey: `${bill.leaseId}/${name}/${n}`, postings }];
-  };
-  const funding = move('hold', 'beyond', 'usage beyond what was held', beyond);
-  await postTransfers(tx, [
-    ...(sumOf(beyond) < 0n ? [...funding, ...captures] : [...captures, ...funding]),
-    ...(end === null
-      ? move('hold', 'hold', 'held for the next hour', [owner(-filled)].filter(isSome))
-      : move('release', 'release', 'the lease has ended', [owner(heldMicros)].filter(isSome))),
-  ]);
-  if (end !== null) await tx.account.update({ where: { id: hold }, data: { closedAt: new Date(nowMs) } });
-  await noteSpending(tx, bill, -(charge.holdMicros + charge.accountMicros), nowMs);
-  const uncollectedMicros = bill.uncollectedMicros - charge.uncollectedMicros;
-  const paid = addTo(bill.paid, charge);
-  await tx.bill.update({
-    where: { leaseId: bill.leaseId },
-    data: {
-      chargedMicros: paid.buyerMicros,
-      uncollectedMicros,
-      paid: storedPaid(paid),
-      charges: n,
-      chargedAt: new Date(nowMs),
-      ...(end !== null && { endedAt: new Date(nowMs), dueAt: null }),
-    },
-  });
-  return {
-    chargedMicros: paid.buyerMicros,
-    uncollectedMicros,
-    heldMicros: end === null ? heldMicros + filled : 0n,
+  // At the end most holds have more than is due: then the account that many leases pay from is locked by the transfers alone.
+  const asksAccount = end === null || shares.buyerMicros - bill.paid.buyerMicros > bill.heldMicros;
+  const availableMicros = asksAccount ? await lockAvailable(tx, bill) : 0n;
+  const { heldMicros, uncollectedMicros } = bill;
+  const charge = chargeOf(shares, bill.paid, { heldMicros, availableMicros, uncollectedMicros });
+  const leftMicros = heldMicros + charge.holdMicros;
+  const lacking = end === null && bill.holdMicros > leftMicros ? bill.holdMicros - leftMicros : 0n;
+  const filled = least(lacking, availableMicros + charge.accountMicros);
+  const charged = {
+    chargedMicros: bill.paid.buyerMicros - charge.holdMicros - charge.accountMicros - charge.uncollectedMicros,
+    uncollectedMicros: uncollectedMicros - charge.uncollectedMicros,
+    heldMicros: end === null ? leftMicros + filled : 0n,
     shortMicros: lacking - filled,
   };
+  const places = new Places(bill);
+  const givenMicros = end === null ? -filled : leftMicros;
+  const transfers = transfersOf(places, bill, { charge, ended: end !== null, givenMicros, nowMs });
+  await writeCharge(tx, bill, { charge, charged, places, transfers, request });
+  return charged;
+}
+
+interface PlannedCharge {
+  charge: Charge;
+  ended: boolean;
+  /** What the owner's account gets from the hold after the charge; below zero it fills the hold. */
+  givenMicros: bigint;
+  nowMs: number;
+}
+
+function transfersOf(places: Places, bill: BillRow, { charge, ended, givenMicros, nowMs }: PlannedCharge): NewTransfer<Named>[] {
+  const { leaseId, accountId } = bill;
+  const n = bill.charges + 1;
+  const act = { subject: leaseId, keyId: null, atMs: nowMs };
+  const usage = { ...act, reason: 'usage of the lease', idempotencyKey: `${leaseId}/charge/${n}` };
+  const captures = capturesOf(places.hold, partiesOf(places, charge), usage);
+  const owner = (amountMicros: bigint): Posting<Named> => ({ account: accountId, amountMicros });
+  // Beyond what is held the account and the site pay through the hold, so that there is one account from which a lease is paid.
+  const beyond = [
+    owner(charge.accountMicros),
+    ...(charge.uncollectedMicros === 0n ? [] : [places.posting('site', '', 'uncollected', charge.uncollectedMicros)]),
+  ].filter(isSome);
+  const move = (kind: 'hold' | 'release', name: string, reason: string, from: Posting<Named>[]): NewTransfer<Named>[] => {
+    const postings = [...from, { account: places.hold, amountMicros: -sumOf(from) }];
+    return from.length === 0 ? [] : [{ ...act, kind, reason, idempotencyKey: `${leaseId}/${name}/${n}`, postings }];
+  };
+  const funding = move('hold', 'beyond', 'usage beyond what was held', beyond);
+  const given = [owner(givenMicros)].filter(isSome);
+  return [
+    ...(sumOf(beyond) < 0n ? [...funding, ...captures] : [...captures, ...funding]),
+    ...(ended ? move('release', 'release', 'the lease has ended', given) : move('hold', 'hold', 'held for the next hour', given)),
+  ];
+}
+
+interface WrittenCharge {
+  charge: Charge;
+  charged: ChargedBill;
+  places: Places;
+  transfers: readonly NewTransfer<Named>[];
+  request: ChargeRequest;
+}
+
+/** One statement, in which the account that many leases pay from is locked: how long that takes bounds how many end in a second. */
+async function writeCharge(tx: Transaction, bill: BillRow, written: WrittenCharge): Promise<void> {
+  const { charge, charged, places, transfers, request } = written;
+  const { leaseId, ownerId, currency } = bill;
+  const { nowMs, end, event } = request;
+  const row = {
+    lease: leaseId,
+    owner: ownerId,
+    currency,
+    charges: bill.charges + 1,
+    charged: String(charged.chargedMicros),
+    uncollected: String(charged.uncollectedMicros),
+    paid: storedPaid(addTo(bill.paid, charge)),
+    at: isoOf(nowMs),
+    ended: end !== null,
+    spent: String(-(charge.holdMicros + charge.accountMicros)),
+    month: monthOf(nowMs),
+  };
+  const withEvent = event === undefined ? Prisma.empty : Prisma.sql`WITH event AS (${eventInsert(event(charged))})`;
+  const json = (value: unknown) => Prisma.sql`${JSON.stringify(value)}::jsonb`;
+  const budgets = await tx.$queryRaw<SpentBudget[]>`${withEvent}
+    SELECT "spentMicros", "monthlyMicros", thresholds, "toldPercent", alerts
+    FROM berth_charge_bill(${json(row)}, ${json(places.rows())}, ${json(transferRows(transfers))})`;
+  await tellThresholds(tx, bill, budgets[0], nowMs);
 }

@@ -2,9 +2,9 @@ import { billEventTypes } from '../../model/books/bill-events.ts';
 import { type ErrorCode, errorTable } from '../../model/errors.ts';
 import { intervalsOf } from '../../model/money/metered.ts';
 import type { Transaction } from '../transaction.ts';
-import { writeBillEvent } from './bill-event.ts';
+import { billEvent } from './bill-event.ts';
 import { lockBill } from './bill-row.ts';
-import { chargeBill } from './charge-bill.ts';
+import { type ChargedBill, chargeBill } from './charge-bill.ts';
 import { type EndedVms, recordLastUsage } from './record-usage.ts';
 
 /** Its usage is as the event of the end has it. */
@@ -28,6 +28,6 @@ export async function settleLease(tx: Transaction, lease: string | null, end: Le
   if (bill === null) return;
   const intervals = intervalsOf(usage, disks, nowMs);
   const broken = bill.promised && error !== null && errorTable[error.code].fault === 'site';
-  const charged = await chargeBill(tx, bill, { intervals, end: { broken }, nowMs });
-  await writeBillEvent(tx, billEventTypes.settled, bill, { charged, now });
+  const event = (charged: ChargedBill) => billEvent(billEventTypes.settled, bill, { charged, now });
+  await chargeBill(tx, bill, { intervals, end: { broken }, nowMs, event });
 }
