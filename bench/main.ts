@@ -21,6 +21,7 @@ const benchmarks: Record<string, () => Promise<(options: BenchOptions) => Promis
   scale: async () => (await import('./scale/scale.ts')).benchScale,
   exec: async () => (await import('./exec.ts')).benchExec,
   books: async () => (await import('./money/books.ts')).benchBooks,
+  settlements: async () => (await import('./money/settlements.ts')).benchSettlements,
   webhooks: async () => (await import('./money/webhooks.ts')).benchWebhooks,
   reservations: async () => (await import('./reservations.ts')).benchReservations,
 };

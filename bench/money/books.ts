@@ -1,14 +1,13 @@
-import pg from 'pg';
+import type pg from 'pg';
 import { openAccount, ownerAccount, siteAccount } from '../../ledger/books/accounts.ts';
 import { type NewTransfer, postTransfer, postTransfers } from '../../ledger/books/post-transfers.ts';
 import { verifyBooks } from '../../ledger/books/verify-books.ts';
-import { type Ledger, openLedger } from '../../ledger/client.ts';
+import type { Ledger } from '../../ledger/client.ts';
 import { inTransaction, requestLimits } from '../../ledger/transaction.ts';
 import { type AccountId, newId } from '../../model/ids.ts';
-import { applyMigrations } from '../../prisma/migrate.ts';
-import { query, startPostgresServer, withDatabase } from '../../test/services/postgres-server.ts';
 import { logProgress, median, printFigure } from '../figures.ts';
 import type { BenchOptions } from '../options.ts';
+import { withLedgerServer } from './ledger-server.ts';
 
 const clients = 24;
 const owners = 200;
@@ -31,22 +30,9 @@ interface Site {
  * through the driver, by as many clients in the same run.
  */
 export async function benchBooks({ runs }: BenchOptions): Promise<void> {
-  const server = await startPostgresServer({ durable: true });
-  try {
-    await query(server.url, 'CREATE DATABASE books');
-    const url = withDatabase(server.url, 'books');
-    await applyMigrations(url);
-    const ledger = openLedger(url, clients);
-    const pool = new pg.Pool({ connectionString: url, max: clients });
-    try {
-      await compare(await openSite(ledger, pool), Math.max(3, runs ?? 5));
-    } finally {
-      await pool.end();
-      await ledger.$disconnect();
-    }
-  } finally {
-    await server.stop();
-  }
+  await withLedgerServer('books', clients, async ({ ledger, pool }) =>
+    compare(await openSite(ledger, pool), Math.max(3, runs ?? 5)),
+  );
 }
 
 async function openSite(ledger: Ledger, pool: pg.Pool): Promise<Site> {

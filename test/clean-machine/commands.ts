@@ -196,6 +196,7 @@ export const rows: readonly Row[] = [
   { matches: /^npm run bench -- crowd( --modes \d+)?$/, run: bench('--modes 10 crowd', 5) },
   { matches: /^npm run bench -- exec$/, run: begin('--runs 3 exec') },
   { matches: /^npm run bench -- webhooks$/, run: bench('webhooks', 6) },
+  { matches: /^npm run bench -- settlements$/, run: begin('--runs 3 settlements') },
   { matches: /^npm run bench -- books( --runs \d+)?$/, run: bench('--runs 3 books', 4) },
   { matches: /^npm run bench -- leases$/, run: bench('leases', 4) },
   {
