@@ -21,6 +21,7 @@ import {
   readTaskCounts,
   readVmMetrics,
 } from '../ledger/metrics.ts';
+import { readMarketCounts } from '../ledger/offers/market-counts.ts';
 import { readSweeps } from '../ledger/repository/change-sweeps.ts';
 import { readEntryCounts } from '../ledger/tree/entry-counts.ts';
 import { readWebhookCounts } from '../ledger/webhooks/read-webhooks.ts';
@@ -174,6 +175,7 @@ function ledgerGauges(registry: Registry, ledger: Ledger, clock: () => number): 
     registry,
     shared(() => readMoneyTotals(ledger)),
     () => readMoneyAtRisk(ledger),
+    shared(() => readMarketCounts(ledger, clock())),
   );
   openLoadMetrics(
     registry,

@@ -1,13 +1,15 @@
 import { Gauge, type Registry } from 'prom-client';
 import type { MoneyAtRisk, MoneyTotals } from '../ledger/market/money-totals.ts';
+import type { MarketCount } from '../ledger/offers/market-counts.ts';
 
 const units = (micros: number): number => micros / 1e6;
 
-/** Gauges of the money of leases that are not over. */
+/** Gauges of the money of leases that are not over, and of the market. */
 export function openMoneyMetrics(
   registry: Registry,
   read: () => Promise<MoneyTotals[]>,
   readAtRisk: () => Promise<MoneyAtRisk[]>,
+  readMarket: () => Promise<MarketCount[]>,
 ): void {
   new Gauge({
     name: 'berth_money_at_risk',
@@ -58,4 +60,17 @@ export function openMoneyMetrics(
       this.set((await read()).reduce((most, { overdueS }) => Math.max(most, overdueS), 0));
     },
   });
+  const ofMarket = (of: MarketCount['of'], label: string, help: string): Gauge =>
+    new Gauge({
+      name: `berth_market_${of}`,
+      help,
+      labelNames: [label],
+      registers: [registry],
+      async collect() {
+        this.reset();
+        for (const row of await readMarket()) if (row.of === of) this.set({ [label]: row.name }, row.count);
+      },
+    });
+  ofMarket('offers', 'currency', 'Offers of providers that hold now');
+  ofMarket('orders', 'state', 'Orders that pay by offers and are not over: placed, or waiting for room at one of their offers');
 }

@@ -58,6 +58,9 @@ test('a VM takes an offer within its limit, is billed by it, and is refused with
   const { body } = await buy('a', { maxHourMicros: '25000', move: true });
   const bill = await api.call<{ terms: { rules: object[] }; heldMicros: string }>(api.bob, 'GET', `/v1/bills/${body.id}`);
   expect(bill.body).toMatchObject({ heldMicros: '25000', terms: { rules: [{ provider: 'test', ...rates }, rates] } });
+  const metrics = await (await fetch(`${api.operatorsBase}/metrics`)).text();
+  expect(metrics).toContain('berth_market_offers{currency="EUR"} 1');
+  expect(metrics).toContain('berth_market_orders{state="waiting"} 1');
   const reserved = { kind: 'reservation', startAt: new Date(Date.now() + 3_600_000).toISOString(), durationS: 60 };
   const fixed = await api.call(api.bob, 'POST', '/v1/vms', {
     json: { name: 'b', image: 'debian-12', lease: reserved, market: {} },
