@@ -44,7 +44,13 @@ const timed = [
 const harness = ['site/hosts.test.ts', 'site/restart.test.ts'];
 
 /** On real VMs what `npm test` holds by the sagas and on single real hosts: of these files every test is for a full run. */
-const rounds = ['site/cancels.test.ts', 'site/reach/*.test.ts', 'site/templates.test.ts', 'site/web-server.test.ts'];
+const rounds = [
+  'site/cancels.test.ts',
+  'site/money.test.ts',
+  'site/reach/*.test.ts',
+  'site/templates.test.ts',
+  'site/web-server.test.ts',
+];
 
 /** Long trials on a single real host, whose parts the suites of the ports and the files of `site` hold. */
 const hostTrials = [

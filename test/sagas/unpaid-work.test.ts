@@ -1,60 +1,30 @@
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { openAccount, ownerAccount, siteAccount } from '../../ledger/books/accounts.ts';
-import { postTransfer } from '../../ledger/books/post-transfers.ts';
 import { verifyBooks } from '../../ledger/books/verify-books.ts';
-import { collectDueBills } from '../../ledger/market/collect-bills.ts';
 import { openBill } from '../../ledger/market/open-bill.ts';
 import { findBill } from '../../ledger/market/read-bills.ts';
 import { inTransaction } from '../../ledger/transaction.ts';
-import { newId, type TaskId } from '../../model/ids.ts';
-import { PriceTerms } from '../../model/money/price-terms.ts';
+import type { TaskId } from '../../model/ids.ts';
 import { expectEverythingOrNothing, rowsOf } from './everything-or-nothing.ts';
 import type { FakeSite } from './fake-site.ts';
 import { closeLeaseSite, leaseOf, openLeaseSite, untilTask, week } from './lease-site.ts';
+import { addPrices, collectNow, hourUnits, setMoney } from './money-on-site.ts';
 
 /** Tasks whose owner's money ends while their commands run. */
 
 let site: FakeSite;
-let payments = 0;
 
 beforeAll(async () => {
   site = await openLeaseSite();
-  const terms = PriceTerms.parse({
-    rules: [{ vcpuHourMicros: '3600000000', memoryGiBHourMicros: '0', diskGiBHourMicros: '0' }],
-  });
-  await site.ledger.priceBook.create({ data: { id: newId('price'), currency: 'EUR', terms, validFrom: new Date() } });
+  await addPrices(site);
 });
 afterAll(() => closeLeaseSite(site));
 
-/** Pays in, or out, until the owner's account has so many units. */
-async function setMoney(owner: string, units: number): Promise<void> {
-  payments += 1;
-  await inTransaction(site.ledger, async (tx) => {
-    const nowMs = Date.now();
-    const { id: account, balanceMicros } = await openAccount(tx, ownerAccount(owner, 'EUR'), { lowerLimitMicros: 0n, nowMs });
-    const from = (await openAccount(tx, siteAccount('adjustments', 'EUR'), { lowerLimitMicros: null, nowMs })).id;
-    const amountMicros = BigInt(units) * 1_000_000n - balanceMicros;
-    await postTransfer(tx, {
-      kind: 'adjustment',
-      reason: 'paid',
-      subject: account,
-      keyId: null,
-      idempotencyKey: `paid-${payments}`,
-      atMs: nowMs,
-      postings: [
-        { account, amountMicros },
-        { account: from, amountMicros: -amountMicros },
-      ],
-    });
-  });
-}
-
-/** A task that runs, and whose owner has no more than its hold: an hour of a vCPU is 3,600 units. */
+/** A task that runs, and whose owner has no more than its hold. */
 async function runningPoor(order: Record<string, unknown>, nodes: number): Promise<TaskId> {
   const lease = { kind: 'bestEffort', durationS: week, ...(order.lease as object | undefined) };
   const id = await site.accept({ timeoutS: week, nodes, ...order, lease });
   const { ownerId: owner, leaseId } = await site.ledger.task.findUniqueOrThrow({ where: { id } });
-  await setMoney(owner, 3600 * nodes);
+  await setMoney(site, owner, hourUnits * nodes);
   await inTransaction(site.ledger, (tx) =>
     openBill(tx, { owner, lease: leaseId, subject: id, quote: undefined, keyId: 'key_test', nowMs: Date.now() }),
   );
@@ -63,14 +33,7 @@ async function runningPoor(order: Record<string, unknown>, nodes: number): Promi
   return id;
 }
 
-/** The round of a control worker when the bill is due. */
-async function collect(id: TaskId, keepS = 3600): Promise<void> {
-  await site.ledger.bill.updateMany({
-    where: { subjectId: id, endedAt: null, dueAt: { not: null } },
-    data: { dueAt: new Date() },
-  });
-  await collectDueBills(site.ledger, { graceS: 0, keepS }, Date.now);
-}
+const collect = (id: TaskId, keepS?: number) => collectNow(site, id, keepS);
 
 async function suspendedUnpaid(order: Record<string, unknown>, nodes = 1): Promise<TaskId> {
   const id = await runningPoor(order, nodes);
@@ -95,7 +58,7 @@ test('work is suspended, and others take its place; with money it resumes, and i
   // There is room, and nothing else waits: it is not resumed for that, and what comes runs.
   for (let n = 0; n < 3; n += 1) expect(await site.ended(await site.submit())).toBe('succeeded');
   expect(await leaseOf(site, work)).toMatchObject({ suspension: 'suspended', suspensions: 1 });
-  await setMoney((await rowsOf(site, work)).task.ownerId, 50_000);
+  await setMoney(site, (await rowsOf(site, work)).task.ownerId, 50_000);
   await collect(work);
   expect(await site.ended(work)).toBe('succeeded');
   expect(await leaseOf(site, work)).toMatchObject({ suspensions: 1, suspension: null });
