@@ -15,7 +15,7 @@ export async function stillFits(tx: Transaction, { hosts, each, fromMs, untilMs 
     WITH wanted AS (SELECT host, count(*)::int AS vms FROM unnest(${[...hosts]}::text[]) AS host GROUP BY host),
     promised AS (
       SELECT p.host, sum(m.vcpus) AS vcpus, sum(m."memoryMiB") AS memory, sum(m."diskMiB" + m."overlayMiB") AS disk
-      FROM "Lease" l, unnest(l."plannedHosts") AS p(host), LATERAL (SELECT * FROM "Vm" WHERE "leaseId" = l.id LIMIT 1) m
+      FROM "Lease" l, unnest(l."plannedHosts") AS p(host), LATERAL (SELECT vcpus, "memoryMiB", "diskMiB", "overlayMiB" FROM "Vm" WHERE "leaseId" = l.id LIMIT 1) m
       WHERE l."startAt" IS NOT NULL AND l."startedAt" IS NULL AND l."endedAt" IS NULL
         AND l."startAt" - ${leadS.most} * interval '1 second' < ${until}::timestamptz
         AND l."endAt" + ${tailS.most} * interval '1 second' > ${from}::timestamptz

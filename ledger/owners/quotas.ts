@@ -27,7 +27,7 @@ async function readQuotasAndPrices(
   const rows = await tx.$queryRaw<QuotaRow[]>`
     SELECT o."maxBytes", o."maxQueued", o."maxVms", o."maxVcpus", o."maxMemoryMiB", o."maxDiskMiB", o."maxTasks",
       o."maxPorts", o."maxWebhooks", o."maxReservedVcpuHours", o."maxHorizonS", o."maxEntries", o."usedBytes" AS bytes,
-      o."usedEntries" AS entries, t.*, v.*, p.*, w.*, l.*,
+      o."usedEntries" AS entries, t.tasks, t.queued, v.vms, v.vcpus, v."memoryMiB", v."diskMiB", p.ports, w.webhooks, l."reservedVcpuHours", l."horizonS",
       EXISTS (SELECT FROM "PriceBook" b WHERE ${isValidAt(now)}) AS "hasPrices"
     FROM "Owner" o,
       LATERAL (SELECT count(*) AS tasks, count(*) FILTER (WHERE state = 'queued') AS queued

@@ -90,7 +90,7 @@ export async function writePlacements(
     ), lease AS (
       UPDATE "Lease" SET "startedAt" = ${now}::timestamptz WHERE id IN (SELECT "leaseId" FROM vm)
     ), waits AS (
-      SELECT * FROM jsonb_to_recordset(${JSON.stringify(waits)}::jsonb) AS w(id text, refusal jsonb, overtaken int)
+      SELECT w.id, w.refusal, w.overtaken FROM jsonb_to_recordset(${JSON.stringify(waits)}::jsonb) AS w(id text, refusal jsonb, overtaken int)
     ), standalone AS (
       UPDATE "Vm" v SET refusal = w.refusal, overtaken = w.overtaken FROM waits w WHERE v.id = w.id AND v.state = 'pending'
     )

@@ -45,6 +45,13 @@ async function lockInputs(tx: Transaction, owner: string, spec: TaskSpec): Promi
     });
 }
 
+/** By name: a statement with whatever columns a table has is planned at each call (ledger/statement-names.ts). */
+const taskColumns = Prisma.raw(
+  Object.values(Prisma.TaskScalarFieldEnum)
+    .map((name) => `"${name}"`)
+    .join(', '),
+);
+
 /** Inserts the lease, the task, its VMs (pending, node0…) and the event, and returns the task as readers find it. */
 async function insertTask(
   tx: Transaction,
@@ -70,7 +77,7 @@ async function insertTask(
     WITH lease AS (${leaseInsert({ ...lease, owner, spec: spec.lease, at })}
     ), task AS (
       INSERT INTO "Task" (id, "ownerId", name, spec, state, "leaseId", "createdAt")
-      VALUES (${task}, ${owner}, ${spec.name}, ${JSON.stringify(spec)}::jsonb, 'queued', ${lease.id}, ${at}::timestamptz) RETURNING *
+      VALUES (${task}, ${owner}, ${spec.name}, ${JSON.stringify(spec)}::jsonb, 'queued', ${lease.id}, ${at}::timestamptz) RETURNING ${taskColumns}
     ), vms AS (
     INSERT INTO "Vm" (id, "ownerId", name, "imageId", vcpus, "memoryMiB", "diskMiB", "overlayMiB", state, "taskId", node, "leaseId", "createdAt", rules, groups)
     SELECT vm.id, ${owner}, vm.name, ${image.id}, ${spec.resources.vcpus}, ${spec.resources.memoryMiB}, ${spec.resources.diskMiB},
@@ -79,7 +86,7 @@ async function insertTask(
     FROM jsonb_to_recordset(${JSON.stringify(vms)}::jsonb) AS vm(id text, node int, name text)
     ), event AS (${eventInsert({ type: taskEventTypes.accepted, subject: task, owner, time: at, data })}
     )
-    SELECT * FROM task`;
+    SELECT ${taskColumns} FROM task`;
   if (lease.promise !== null) await writeLeaseEvent(tx, lease.id, leaseEventTypes.accepted, at);
   const [startAt, endAt] = [lease.promise?.startAtMs, lease.promise?.endAtMs].map((ms) =>
     ms === undefined ? null : new Date(ms),

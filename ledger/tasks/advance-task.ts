@@ -59,7 +59,7 @@ async function transitionTask(
         problem = CASE WHEN ${vmState ?? null} = 'stuck' THEN problem END
       WHERE "taskId" IN (SELECT id FROM before WHERE active) AND state::text = ANY(${vmState === undefined ? [] : statesBefore(vmState)})
     )
-    SELECT before.*, (SELECT jsonb_agg(jsonb_build_object('vm', v.id, 'host', h.id, 'provider', h.provider) ORDER BY v.node)
+    SELECT before.name, before."ownerId", before."startedBefore", before.active, before."promisedLease", (SELECT jsonb_agg(jsonb_build_object('vm', v.id, 'host', h.id, 'provider', h.provider) ORDER BY v.node)
                    FROM "Vm" v JOIN "Host" h ON h.id = v."hostId" WHERE v."taskId" = before.id) AS vms
     FROM before`;
   return oneOrNotFound(rows, `task ${id}`);

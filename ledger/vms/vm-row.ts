@@ -34,7 +34,8 @@ export interface VmRow {
 /** Locks a VM's row to the end of the transaction. Throws not-found. */
 export async function lockVm(tx: Transaction, id: VmId): Promise<VmRow> {
   const rows = await tx.$queryRaw<VmRow[]>`
-    SELECT v.*, v."diskMiB" + v."overlayMiB" AS "keptMiB", h.provider, EXISTS (
+    SELECT v.id, v."ownerId", v.name, v."taskId", v."leaseId", v.address, v.state, v.generation, v."hostId", v.vcpus, v."memoryMiB", v."startedAt",
+      v."endedAt", v."resumedAt", v.asleep, v."usageAt", v."operationAt", v."diskMiB" + v."overlayMiB" AS "keptMiB", h.provider, EXISTS (
       SELECT FROM "Migration" m WHERE m."vmId" = v.id AND m.state IN ('running', 'stuck')) AS migrating
     FROM "Vm" v LEFT JOIN "Host" h ON h.id = v."hostId" WHERE v.id = ${id} FOR UPDATE OF v`;
   return oneOrNotFound(rows, `VM ${id}`);

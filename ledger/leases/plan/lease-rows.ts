@@ -22,7 +22,8 @@ export const drainedPart = Prisma.sql`drained AS MATERIALIZED (
  * the part `waiting`. Without work that lies suspended because its money has ended: what it takes is `taken`.
  */
 export const openPart = Prisma.sql`open AS MATERIALIZED (
-  SELECT l.*, t.id AS "taskId", t.state AS "taskState", t.refusal FROM "Lease" l LEFT JOIN "Task" t ON t."leaseId" = l.id
+  SELECT l.id, l."ownerId", l.kind, l."createdAt", l."durationS", l.priority, l.preemptible, l."startAt", l."plannedHosts", l.bound,
+    l."startedAt", l."runFrom", l."leftS", l.suspension, l.operation, l.market, t.id AS "taskId", t.state AS "taskState", t.refusal FROM "Lease" l LEFT JOIN "Task" t ON t."leaseId" = l.id
   WHERE l.id IN (SELECT id FROM listed) AND l."endedAt" IS NULL AND NOT ${liesUnpaid}
     AND (l."startedAt" IS NOT NULL OR (t."cancelRequestedAt" IS NULL AND NOT EXISTS (
       SELECT FROM "Vm" w WHERE w."leaseId" = l.id AND w."removalRequestedAt" IS NOT NULL AND w.state <> 'removed')))
