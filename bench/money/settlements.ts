@@ -186,18 +186,25 @@ interface Cpu {
   postgres: number;
 }
 
-/** Of this process and of the backends of its connections, in milliseconds. */
-async function processorTime({ pool }: Site): Promise<Cpu> {
-  const { rows } = await pool.query<{ pid: number }>('SELECT pid FROM pg_stat_activity WHERE datname = current_database()');
-  const backends = rows.reduce((sum, { pid }) => sum + processorSeconds(pid), 0);
-  const { user, system } = process.cpuUsage();
-  return { node: (user + system) / 1000, postgres: backends * 1000 };
+interface ProcessorTime {
+  nodeMs: number;
+  /** Of each backend by its process: one that has ended since counts no more. */
+  backendMs: Map<number, number>;
 }
 
-const per = (count: number, before: Cpu, after: Cpu): Cpu => ({
-  node: (after.node - before.node) / count,
-  postgres: (after.postgres - before.postgres) / count,
-});
+async function processorTime({ pool }: Site): Promise<ProcessorTime> {
+  const { rows } = await pool.query<{ pid: number }>('SELECT pid FROM pg_stat_activity WHERE datname = current_database()');
+  const { user, system } = process.cpuUsage();
+  return { nodeMs: (user + system) / 1000, backendMs: new Map(rows.map(({ pid }) => [pid, processorSeconds(pid) * 1000])) };
+}
+
+function per(count: number, before: ProcessorTime, after: ProcessorTime): Cpu {
+  const backends = [...after.backendMs].map(([pid, ms]) => ms - (before.backendMs.get(pid) ?? 0));
+  return {
+    node: (after.nodeMs - before.nodeMs) / count,
+    postgres: backends.reduce((sum, ms) => sum + ms, 0) / count,
+  };
+}
 
 async function requireSettled({ ledger, pool }: Site, settled: number): Promise<void> {
   const { problems } = await verifyBooks(ledger);
