@@ -12,6 +12,16 @@ const number = (name: string, fallback: number, least: number, most: number): nu
   return value;
 };
 
+/** Processors, such as 0.5; null: not set. */
+const fraction = (name: string): number | null => {
+  const text = process.env[name];
+  if (text === undefined) return null;
+  const value = Number(text);
+  if (!(value >= 0.05 && value <= 1024))
+    throw new Error(`${name}: found ${JSON.stringify(text)}; expected a number from 0.05 on`);
+  return value;
+};
+
 const interruption = new AbortController();
 const interrupted = new Promise<string>((resolve) => {
   for (const name of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const)
@@ -24,6 +34,7 @@ const starting = startSite({
   home: process.env.BERTH_HOME ?? '.berth',
   hosts: number('BERTH_HOSTS', 3, 1, 200),
   edges: number('BERTH_EDGES', 1, 0, 9),
+  guestProcessors: fraction('BERTH_GUEST_PROCESSORS'),
   apiPort: process.env.BERTH_API_PORT === undefined ? null : number('BERTH_API_PORT', 0, 0, 65_535),
   signal: interruption.signal,
   note,

@@ -281,6 +281,11 @@ export const groups = {
       .max(1)
       .default(1)
       .describe("Share of the machine's memory, disk and processors that this host counts, where a machine plays several hosts"),
+    BERTH_GUEST_GROUP: list
+      .default([])
+      .describe(
+        "Folder of the control group that guests' processes are in, by which the load is measured; with cgroup v1 that of `cpu` and that of `cpuacct`, comma-separated. Not set: by the machine; load.md",
+      ),
     BERTH_VCPU_RATIO: z.coerce.number().gt(0).max(64).default(4).describe('vCPUs that are promised for each processor'),
     BERTH_IMAGE_CACHE_MIB: count(20 * 1024).describe('Disk for cached images and their templates'),
     BERTH_KEPT_VERSIONS_MIB: count(4096).describe('Disk for previous versions of VMs that left by a cold migration'),

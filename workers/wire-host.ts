@@ -69,13 +69,14 @@ export async function wireHost({ host: config, temporal }: Pick<Config, 'host' |
     activities: guard(byReference(inLanes(createHostActivities(ports, isCrash(config.BERTH_PREVIOUS_END))), fetchStepArgs)),
     watchDomains: (report, signal) => watchDomains(ports, { report, signal, clock: ports.clock }),
     watchLoad: (ask, signal) => {
-      const watchdog = new HostWatchdog(() => machines.load(), ask);
+      const watchdog = new HostWatchdog(() => machines.load());
       return watchLoad({
         meter: ports.loadMeter,
         clock: ports.clock,
         settings: () => machines.load(),
         send: (batch) => reportLoad(dispatcher, options, batch),
         onSample: (sample) => watchdog.observe(sample),
+        ask,
         onVmLeft: () => watchdog.vmLeft(),
         log,
         signal,

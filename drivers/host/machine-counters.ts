@@ -1,11 +1,15 @@
 import { readFile, statfs } from 'node:fs/promises';
-import type { MachineCounters } from '../ports/load/load-meter.ts';
+import type { GroupCounters, MachineCounters } from '../ports/load/load-meter.ts';
 import { isErrno } from './files.ts';
 
 const mib = 2 ** 20;
 
-/** What the kernel counts of this machine, from /proc. @param root the folder whose file system is counted */
-export async function readMachineCounters(root: string): Promise<MachineCounters> {
+/**
+ * What the kernel counts of this machine, from /proc.
+ * @param root the folder whose file system is counted
+ * @param guests what it counts of guests alone
+ */
+export async function readMachineCounters(root: string, guests: GroupCounters | null = null): Promise<MachineCounters> {
   const read = (path: string): Promise<string> => readFile(path, 'utf8');
   const [stat, meminfo, diskstats, devices, disk, pressureUs] = await Promise.all([
     read('/proc/stat'),
@@ -19,6 +23,7 @@ export async function readMachineCounters(root: string): Promise<MachineCounters
     atMs: performance.now(),
     processors: parseProcessors(stat),
     pressureUs,
+    guests,
     memory: parseMemory(meminfo),
     disk: { totalMiB: (disk.blocks * disk.bsize) / mib, usedMiB: ((disk.blocks - disk.bfree) * disk.bsize) / mib },
     ...parseDisks(diskstats),

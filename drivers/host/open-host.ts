@@ -32,6 +32,7 @@ import type { MachineList } from '../transfer/machine-list.ts';
 import { copyOverNfs, quickStallPolicy } from '../transfer/nfs-copy.ts';
 import { openRepository } from '../transfer/repository.ts';
 import { systemClock } from './clock.ts';
+import { readGuestGroup } from './guest-group.ts';
 import { openHostProbe } from './host-probe.ts';
 import { readMachineCounters } from './machine-counters.ts';
 import { openStepMarks } from './step-marks.ts';
@@ -133,7 +134,7 @@ export async function openHost(
     consoleHistory,
     loadMeter: {
       nowMs: () => performance.now(),
-      readMachine: () => readMachineCounters(root),
+      readMachine: async () => readMachineCounters(root, await readGuestGroup(config.BERTH_GUEST_GROUP)),
       readDomains: () => readDomainStats(virsh),
     },
     probe: openHostProbe({

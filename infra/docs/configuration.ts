@@ -17,6 +17,12 @@ const processes = [
 const otherVariables = [
   ['BERTH_HOSTS', '`npm start`', '3', 'Number of hosts of the local site'],
   ['BERTH_EDGES', '`npm start`', '1', 'Number of its edges; 0: it publishes no ports'],
+  [
+    'BERTH_GUEST_PROCESSORS',
+    '`npm start`',
+    'none',
+    'Processors that the guests of each host may keep busy together, such as 0.5; not set: all of the machine; load.md',
+  ],
   ['BERTH_HOME', '`npm start`', '`.berth`', 'Folder of all that survives a restart of the local site; one running site a folder'],
   ['BERTH_API_PORT', '`npm start`', '8080 where it is free', 'Port of the API. 0: any free one'],
   ['DATABASE_URL', '`npm start`', 'none', 'A PostgreSQL database to use instead of the embedded one'],
@@ -29,6 +35,7 @@ const otherVariables = [
   ['BERTH_API', '`berth`', 'none', 'URL of the API'],
   ['BERTH_KEY', '`berth`', 'none', 'API key'],
   ['BERTH_KEY_FILE', '`berth`', 'none', 'File with the API key, where `BERTH_KEY` is not set'],
+  ['BERTH_CALM_S', 'tests', '150', 'Seconds in which nothing may move after the experiment of test/site/load'],
   ['BERTH_PROPERTY_RUNS', 'tests', 'by test', 'Number of random cases of the property tests'],
   ['BERTH_PROPERTY_SEED', 'tests', '20261125', 'Seed of the property tests, or `random`'],
   ['BERTH_TEST_TIER', 'tests', 'none', '`full`: every case, as `npm run test:full`'],

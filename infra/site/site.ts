@@ -5,6 +5,7 @@ import { type Ledger, openLedger } from '../../ledger/client.ts';
 import { edgeKeyOf, hostKeyOf } from '../../model/repository/host-key.ts';
 import { applyMigrations } from '../../prisma/migrate.ts';
 import { archiveExceptions, debianArchives } from './archive-exceptions.ts';
+import { guestGroupInHost } from './host/guest-group.ts';
 import { edgeName, type Host, hostName, startHost } from './host/host.ts';
 import { applyMachineRules, machineRules, publicAddress } from './network.ts';
 import { startPostgres } from './postgres.ts';
@@ -20,6 +21,8 @@ export interface SiteOptions {
   /** The site's folder, with everything that must survive a restart. */
   home: string;
   hosts: number;
+  /** How many processors the guests of each host may keep busy together, 0.5 for half of one; all of the machine's unless said. */
+  guestProcessors?: number | null;
   /** 1 unless said; 0: no ports are published. */
   edges?: number;
   /** 0: any free one; null: the default one where it is free. */
@@ -200,7 +203,7 @@ function startHosts(options: SiteOptions, ground: SiteBase, running: RunningPart
   for (let index = 1; index <= options.hosts; index += 1) {
     const worker = {
       argv: nodeArgv('workers/host.ts'),
-      env: { ...env, ...settings.host(index) },
+      env: { ...env, ...guestGroupOf(options), ...settings.host(index) },
       // The site's home is hidden from its hosts, but for the folder of their own logs (host-init.sh).
       watchdog: { socket: join(home.logs, `host${index}`, 'notify'), seenAs: '/var/log/notify', limitMs: watchdogLimitMs },
       // A worker serves its metrics once it accepts work.
@@ -208,8 +211,14 @@ function startHosts(options: SiteOptions, ground: SiteBase, running: RunningPart
     };
     const place = placeOf('host', index, options, ground);
     const key = hostKeyOf(settings.signingKey, hostName(index));
-    running.hosts.push(startHost({ ...place, key, env, worker, note: options.note }));
+    const guestProcessors = options.guestProcessors ?? null;
+    running.hosts.push(startHost({ ...place, guestProcessors, key, env, worker, note: options.note }));
   }
+}
+
+/** How the host's worker finds the control group of its guests. */
+function guestGroupOf({ guestProcessors }: SiteOptions): Record<string, string> {
+  return guestProcessors == null ? {} : { BERTH_GUEST_GROUP: guestGroupInHost().join(',') };
 }
 
 const edgesOf = ({ edges = 1 }: SiteOptions): number => edges;

@@ -104,7 +104,7 @@ const Latest = z.strictObject({
   hostId: z.string(),
   fromMs: z.number(),
   untilMs: z.number(),
-  processors: z.int(),
+  processors: z.number(),
   memoryMiB: z.int(),
   diskMiB: z.int(),
   host: z.string(),

@@ -33,7 +33,7 @@ export async function acceptLoadBatch(ledger: Ledger, hostId: string, batch: Loa
   const latest = JSON.stringify({ processorUse: batch.processorUse, learned: batch.learned });
   const written = await ledger.$executeRaw`
     INSERT INTO "LoadChunk" ("hostId", detail, id, "fromAt", "untilAt", processors, "memoryMiB", "diskMiB", host, vms, latest)
-    SELECT h.id, 'sample', ${batch.id}, ${isoOf(fromMs)}::timestamptz, ${isoOf(untilMs)}::timestamptz, ${batch.processors}::int,
+    SELECT h.id, 'sample', ${batch.id}, ${isoOf(fromMs)}::timestamptz, ${isoOf(untilMs)}::timestamptz, ${batch.processors}::float8,
       ${batch.memoryMiB}::int, ${batch.diskMiB}::int, ${JSON.stringify(host)}, ${JSON.stringify(vms)}, ${latest}
     FROM "Host" h WHERE h.id = ${hostId} AND h."removedAt" IS NULL
     ON CONFLICT ("hostId", detail, id) DO NOTHING`;

@@ -10,7 +10,7 @@ const batch = { hours: 50, removed: 500 } as const;
 const Due = z.strictObject({ hostId: z.string(), hourMs: z.number() });
 const Row = z.strictObject({
   fromMs: z.number(),
-  processors: z.int(),
+  processors: z.number(),
   memoryMiB: z.int(),
   diskMiB: z.int(),
   host: z.string(),
@@ -54,7 +54,7 @@ async function rollUpHour(tx: Transaction, hostId: string, hourFromMs: number): 
     await tx.$executeRaw`
       INSERT INTO "LoadChunk" ("hostId", detail, id, "fromAt", "untilAt", processors, "memoryMiB", "diskMiB", host, vms)
       SELECT ${hostId}, ${detail}::"LoadDetail", ${from} || '/' || count(*), ${from}::timestamptz,
-        ${isoOf(hourFromMs + (endS + lengthS) * 1000)}::timestamptz, ${last.processors}::int, ${last.memoryMiB}::int, ${last.diskMiB}::int,
+        ${isoOf(hourFromMs + (endS + lengthS) * 1000)}::timestamptz, ${last.processors}::float8, ${last.memoryMiB}::int, ${last.diskMiB}::int,
         ${JSON.stringify(host)}, ${JSON.stringify(vms)}
       FROM "LoadChunk" WHERE "hostId" = ${hostId} AND detail = ${detail}::"LoadDetail" AND "fromAt" = ${from}::timestamptz`;
   }

@@ -220,6 +220,10 @@ export const rows: readonly Row[] = [
 
   // The local site, and the commands that are run while it runs.
   {
+    matches: /^BERTH_GUEST_PROCESSORS=0\.5 npm start$/,
+    run: { script: 'BERTH_HOSTS=1 BERTH_GUEST_PROCESSORS=0.5 npm start', minutes: 4, until: /^READY \{/m, service: true },
+  },
+  {
     matches: /^(?:BERTH_HOSTS=2 BERTH_HOME=\/tmp\/site )?npm start$/,
     run: { script: 'BERTH_HOSTS=2 npm start', minutes: 4, until: /^READY \{/m, service: true },
   },

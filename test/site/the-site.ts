@@ -23,11 +23,17 @@ export interface TestSite {
   stop(): Promise<void>;
 }
 
-export async function openSite(hosts = 3, settings: Record<string, string> = {}, edges = 1): Promise<TestSite> {
+/** @param guestProcessors what the guests of each host may keep busy together; null: all of the machine */
+export async function openSite(
+  hosts = 3,
+  settings: Record<string, string> = {},
+  edges = 1,
+  guestProcessors: number | null = null,
+): Promise<TestSite> {
   const home = await mkdtemp(join(tmpdir(), 'berth-site-'));
   const notes: string[] = [];
   try {
-    const site = await startSite({ home, hosts, edges, apiPort: 0, settings, note: (text) => notes.push(text) });
+    const site = await startSite({ home, hosts, edges, guestProcessors, apiPort: 0, settings, note: (text) => notes.push(text) });
     const { api, clientKeyFile, operatorKeyFile } = site.ready;
     const operator = await SiteClient.fromKeyFile(api, operatorKeyFile);
     await untilAllUp(operator, hosts);

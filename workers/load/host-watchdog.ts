@@ -12,27 +12,24 @@ import {
 /** A host to which the answer was no asks again after half as long as its stress has lasted, and not before this. */
 const asksAgainS = 10;
 
-/** The watchdog of a host: it follows the samples, and asks for help where they call for it. */
+/** The watchdog of a host: it follows the samples, and says when they call for help. */
 export class HostWatchdog {
   readonly #settings: () => LoadSettings;
-  readonly #ask: (verdict: WatchVerdict) => void;
   #watch: WatchState = calmWatch;
   #asksAtMs = 0;
 
-  /** @param ask is not waited for */
-  constructor(settings: () => LoadSettings, ask: (verdict: WatchVerdict) => void) {
+  constructor(settings: () => LoadSettings) {
     this.#settings = settings;
-    this.#ask = ask;
   }
 
-  /** It learns also while nobody would answer. */
-  observe(sample: LoadSample): void {
+  /** Why to ask for help now; null: not now. It learns also while nobody would answer. */
+  observe(sample: LoadSample): WatchVerdict | null {
     this.#watch = observeLoad(this.#watch, sample);
-    if (this.#watch.points === 0 || !this.#settings().asksForHelp) return;
+    if (this.#watch.points === 0 || !this.#settings().asksForHelp) return null;
     const verdict = judgeLoad(this.#watch, sample);
-    if (!verdict.asks || sample.atMs < this.#asksAtMs) return;
+    if (!verdict.asks || sample.atMs < this.#asksAtMs) return null;
     this.#asksAtMs = sample.atMs + Math.max(asksAgainS, verdict.seen.stressedS / 2) * 1000;
-    this.#ask(verdict);
+    return verdict;
   }
 
   /** A VM has left: whether it was for help or not, the stress is another one now. */

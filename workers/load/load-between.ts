@@ -32,16 +32,31 @@ export function processorUse(before: MachineCounters, after: MachineCounters): n
   });
 }
 
+/** Of guests alone where their group has a limit; else of the machine, or of the group where it is more. */
 export function useBetween(before: MachineCounters, after: MachineCounters): number {
   const each = processorUse(before, after);
-  return each.length === 0 ? 0 : each.reduce((sum, one) => sum + one, 0) / each.length;
+  const machine = each.length === 0 ? 0 : each.reduce((sum, one) => sum + one, 0) / each.length;
+  const [first, last] = [before.guests, after.guests];
+  if (first === null || last === null) return machine;
+  const used = share(last.usedS - first.usedS, last.processors * secondsBetween(before, after));
+  // A part of each slice of a limit is lost between processors: a group that is stopped in each period has used it up.
+  const stopped = share(last.throttledPeriods - first.throttledPeriods, last.periods - first.periods);
+  return last.isLimited ? Math.max(used, stopped) : Math.max(used, machine);
 }
+
+/** Processors that guests may keep busy. */
+export const processorsOf = ({ guests, processors }: MachineCounters): number => guests?.processors ?? processors.length;
+
+/** The pressure of guests; of a group with a limit the machine's says nothing. */
+const pressureOf = ({ guests, pressureUs }: MachineCounters): MachineCounters['pressureUs'] =>
+  guests === null ? pressureUs : (guests.pressureUs ?? (guests.isLimited ? null : pressureUs));
 
 /** Pressure stall information of the time between; null: the kernel has none. */
 export function pressureBetween(before: MachineCounters, after: MachineCounters) {
   const us = secondsBetween(before, after) * 1e6;
-  if (before.pressureUs === null || after.pressureUs === null) return null;
-  const of = (kind: 'cpu' | 'memory' | 'io') => share(after.pressureUs![kind] - before.pressureUs![kind], us);
+  const [first, last] = [pressureOf(before), pressureOf(after)];
+  if (first === null || last === null) return null;
+  const of = (kind: 'cpu' | 'memory' | 'io') => share(last[kind] - first[kind], us);
   return { cpu: of('cpu'), memory: of('memory'), io: of('io') };
 }
 

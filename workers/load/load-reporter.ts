@@ -1,6 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import type { MachineCounters } from '../../drivers/ports/load/load-meter.ts';
 import { batching, type LearnedRow, type LoadBatch, type LoadValue, loadLimits } from '../../model/load/load.ts';
+import { processorsOf } from './load-between.ts';
 
 /** A sample that waits to be sent. */
 interface KeptSample {
@@ -46,10 +47,11 @@ export class LoadReporter {
     if (excess > 0) this.#waiting.splice(0, excess);
   }
 
-  /** Begins to send what is due; does not wait for it. */
-  sendDue(machine: MachineCounters, processorUse: readonly number[], learned: Record<string, LearnedRow>): void {
+  /** Begins to send what is due; does not wait for it. @param now all of it is due */
+  sendDue(machine: MachineCounters, processorUse: readonly number[], learned: Record<string, LearnedRow>, now = false): void {
     const oldest = this.#waiting[0];
     const sendsNow =
+      now ||
       this.#unconfirmed !== null ||
       this.#waiting.length >= batching.heartbeats ||
       (oldest !== undefined && this.#deps.nowMs() - oldest.endedMs >= batching.longestS * 1000);
@@ -59,7 +61,7 @@ export class LoadReporter {
     const nowMs = this.#deps.nowMs();
     const batch: LoadBatch = {
       id,
-      processors: machine.processors.length,
+      processors: Math.round(processorsOf(machine) * 1000) / 1000,
       memoryMiB: Math.round(machine.memory.totalMiB),
       diskMiB: Math.round(machine.disk.totalMiB),
       processorUse: processorUse.slice(0, loadLimits.processors).map((use) => Math.round(100 * use)),

@@ -2,6 +2,7 @@ import type { Clock } from '../../drivers/ports/clock.ts';
 import type { LoadMeter } from '../../drivers/ports/load/load-meter.ts';
 import { isId } from '../../model/ids.ts';
 import type { LoadBatch, LoadSettings } from '../../model/load/load.ts';
+import type { WatchVerdict } from '../../model/load/watch-verdict.ts';
 import type { Logger } from '../../model/log.ts';
 import type { LoadSample } from '../../scheduler/balance/watchdog.ts';
 import { LearnedUse } from './learned-use.ts';
@@ -20,6 +21,8 @@ import { LoadReporter } from './load-reporter.ts';
 const stepMs = 1000;
 /** Where less of the processors is used nothing waits for them, and the domains are read with heartbeats alone. */
 const busyUse = 0.8;
+/** How long a request for help waits for the load to be taken. */
+const sentMs = 1000;
 
 export interface LoadWatchDeps {
   meter: LoadMeter;
@@ -27,8 +30,10 @@ export interface LoadWatchDeps {
   /** Read at each step, so that a change needs no restart. */
   settings: () => LoadSettings;
   send: (batch: LoadBatch) => Promise<void>;
-  /** Given each step's sample. */
-  onSample: (sample: LoadSample) => void;
+  /** Given each step's sample; returns why to ask for help now. */
+  onSample: (sample: LoadSample) => WatchVerdict | null;
+  /** Asks for help, when what the decision is made from was sent; not waited for. */
+  ask: (verdict: WatchVerdict) => void;
   /** A VM is not there any more. */
   onVmLeft: () => void;
   log: Logger;
@@ -97,20 +102,28 @@ class LoadWatch {
     const names = new Set(domains.map(({ name }) => name));
     if (last.domains.some(({ name }) => !names.has(name))) onVmLeft();
     const steal = isRead ? stealBetween(last.domains, domains) : 0;
-    onSample({ atMs: machine.atMs, durationS, use, steal, psi: pressureBetween(last.machine, machine) });
+    const verdict = onSample({ atMs: machine.atMs, durationS, use, steal, psi: pressureBetween(last.machine, machine) });
     this.#last = { machine, domains };
     this.#mostUse = Math.max(this.#mostUse, use);
-    if (isHeartbeat) this.#beat(heartbeat, this.#last);
+    if (isHeartbeat || verdict !== null) this.#beat(heartbeat, this.#last, verdict !== null);
+    if (verdict !== null) await this.#askWith(verdict);
   }
 
-  #beat(before: Reading, after: Reading): void {
+  /** Of an API that does not answer no load is waited for: the decision is made from what it has. */
+  async #askWith(verdict: WatchVerdict): Promise<void> {
+    const { clock, signal, ask } = this.#deps;
+    await Promise.race([this.#reporter.settled(), clock.sleep(sentMs, signal).catch(() => undefined)]);
+    ask(verdict);
+  }
+
+  #beat(before: Reading, after: Reading, now: boolean): void {
     const load = loadBetween(before, after, this.#mostUse);
     this.#heartbeat = after;
     this.#mostUse = 0;
     if (load === null) return;
     this.#learned.observe(load.vms, load.durationS);
     this.#reporter.add({ endedMs: after.machine.atMs, ...load });
-    this.#reporter.sendDue(after.machine, processorUse(before.machine, after.machine), this.#learned.rows());
+    this.#reporter.sendDue(after.machine, processorUse(before.machine, after.machine), this.#learned.rows(), now);
   }
 
   /** Of Berth's VMs alone. */

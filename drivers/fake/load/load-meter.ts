@@ -57,6 +57,7 @@ export function createFakeLoadMeter(
       return {
         atMs,
         processors: Array.from({ length: processors }, () => ({ busy: busyS, total: totalS })),
+        guests: null,
         pressureUs: { cpu: waitedS * 1e6, memory: 0, io: 0 },
         memory: { totalMiB: capacity.memoryMiB, usedMiB: capacity.memoryMiB / 4 },
         disk: { totalMiB: capacity.diskMiB, usedMiB: capacity.diskMiB / 4 },

@@ -6,6 +6,8 @@ export interface MachineCounters {
   processors: { busy: number; total: number }[];
   /** Microseconds in which tasks waited (`some` of pressure stall information); null: the kernel has none. */
   pressureUs: { cpu: number; memory: number; io: number } | null;
+  /** Of the control group that guests' processes are in; null: there is none. */
+  guests: GroupCounters | null;
   memory: { totalMiB: number; usedMiB: number };
   /** The file system of Berth's folder. */
   disk: { totalMiB: number; usedMiB: number };
@@ -14,6 +16,20 @@ export interface MachineCounters {
   writtenBytes: number;
   receivedBytes: number;
   sentBytes: number;
+}
+
+/** What a control group has counted. */
+export interface GroupCounters {
+  /** Processors that it may keep busy: those of its limit, 0.5 for half of one, or the machine's. */
+  processors: number;
+  isLimited: boolean;
+  /** Processors' time that it has used. */
+  usedS: number;
+  /** Periods of its limit in which it had something to do, and in which its limit was used up. */
+  periods: number;
+  throttledPeriods: number;
+  /** As the machine's; null: the kernel counts none of groups. */
+  pressureUs: MachineCounters['pressureUs'];
 }
 
 /** What a running domain has counted since it was started here. */

@@ -1,4 +1,5 @@
 import { existsSync } from 'node:fs';
+import { join } from 'node:path';
 import { run } from '../../../drivers/host/run-process.ts';
 import { isListening } from '../processes.ts';
 import type { ChildSpec } from '../supervise.ts';
@@ -29,7 +30,7 @@ export const nsenterArgv = (pid: number, argv: readonly string[]): [string, ...s
 ];
 
 /** libvirt and NFS, which systemd starts on a dedicated machine. The order puts each daemon after its dependencies. */
-export function daemonsOf(address: string, env: Record<string, string>): Daemon[] {
+export function daemonsOf(address: string, env: Record<string, string>, hasGuestGroup: boolean): Daemon[] {
   const exists = (pid: number, path: string): boolean => existsSync(`/proc/${pid}/root${path}`);
   const ganesha = [
     '-f',
@@ -41,7 +42,9 @@ export function daemonsOf(address: string, env: Record<string, string>): Daemon[
     '-p',
     '/run/ganesha/pid',
   ];
+  const group = { name: 'guestGroup', argv: [join(import.meta.dirname, 'guest-group.sh')], env, after: [], isReady: () => true };
   return [
+    ...(hasGuestGroup ? [group] : []),
     {
       name: 'rpcbind',
       argv: ['rpcbind', '-f', '-w', '-h', address],

@@ -3,6 +3,7 @@ import { mkdirSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Home } from '../home.ts';
 import { edgeAddress, hostAddress, type SiteNetwork, vethName } from '../network.ts';
+import { guestGroupFolders, makeGuestGroup } from './guest-group.ts';
 import { ganeshaConf, type HostConfig, hostRules, libvirtdConf, qemuConf, virtlogdConf } from './host-config.ts';
 
 export interface HostLayout {
@@ -17,6 +18,8 @@ export interface HostLayout {
   edges: number;
   /** libvirt's cache of QEMU's capabilities; shared, because probing takes a second. */
   libvirtCache: string;
+  /** How many processors its guests may keep busy, 0.5 for half of one; null: all. */
+  guestProcessors?: number | null;
   /** What its worker shows to the API; absent: it has no worker. */
   key?: string;
 }
@@ -35,6 +38,8 @@ export const machineAddress = ({ role, network, index }: HostLayout): string =>
 /** The machine's end of its cable. */
 export const cableName = ({ role, home, index }: HostLayout): string => vethName(home.tag, role === 'host' ? index : 200 + index);
 export const pidFile = (home: Home, id: string): string => join(home.hosts, `${id}.pid`);
+/** Of the control group of its guests. */
+export const groupName = (place: HostLayout): string => `berth-${place.home.tag}-${machineName(place)}`;
 const configFolder = (place: HostLayout): string => join(place.home.run, machineName(place));
 
 /** Writes the host's configuration. @returns the argv of the host's first process */
@@ -53,8 +58,10 @@ export function prepareHost(place: HostLayout): string[] {
   // unshare gets PDEATHSIG from supervise() and passes it to tini, PID 1, so that the whole host dies with the
   // supervisor.
   const namespaces = ['--net', '--mount', '--uts', '--pid', '--fork', '--kill-child=SIGKILL', '--mount-proc'];
+  const groups = place.guestProcessors == null ? [] : guestGroupFolders(groupName(place));
+  if (place.guestProcessors != null) makeGuestGroup(groupName(place), place.guestProcessors);
   const init = join(import.meta.dirname, `${role}-init.sh`);
-  return ['unshare', ...namespaces, 'tini', '--', init, id, home.path, config, disk, logs, libvirtCache];
+  return ['unshare', ...namespaces, 'tini', '--', init, id, home.path, config, disk, logs, libvirtCache, ...groups];
 }
 
 export function removeConfig(place: HostLayout): void {

@@ -1,11 +1,16 @@
 #!/bin/sh
 # The first program of a host of the local site, under tini, in its own network, mount, UTS and PID namespaces: makes the
 # folders that a dedicated machine would have, then holds the namespaces until it is killed.
-#   host-init.sh NAME HOME CONFIG DISK LOGS CACHE
+#   host-init.sh NAME HOME CONFIG DISK LOGS CACHE [GROUP…]
+# GROUP: folders of the control group of its guests, which it has in /run/berth/guests.
 set -eu
 name=$1 home=$2 config=$3 disk=$4 logs=$5 cache=$6
 
+shift 6
 mount --make-rprivate /
+# Opened before another sysfs covers them.
+[ $# -lt 1 ] || exec 3< "$1"
+[ $# -lt 2 ] || exec 4< "$2"
 hostname "$name"
 # A sysfs mount shows the network devices of the namespace in which it was mounted.
 mount -t sysfs sysfs /sys
@@ -50,6 +55,14 @@ mkdir -p /run/lock /run/libvirt /run/rpcbind /run/ganesha /run/berth "$(dirname 
 # A restarted host has a new boot id, although the machine has not booted.
 cat /proc/sys/kernel/random/uuid > /run/berth/boot_id
 mount --bind /run/berth/boot_id /proc/sys/kernel/random/boot_id
+
+number=0
+while [ $number -lt $# ]; do
+  mkdir -p /run/berth/guests/$number
+  mount --no-canonicalize --bind /proc/self/fd/$((number + 3)) /run/berth/guests/$number
+  number=$((number + 1))
+done
+exec 3<&- 4<&-
 
 : > /run/berth/made
 exec sleep infinity

@@ -3,8 +3,18 @@ import { join } from 'node:path';
 import { run } from '../../../drivers/host/run-process.ts';
 import { hostsMtu } from '../network.ts';
 import { type Child, supervise } from '../supervise.ts';
+import { removeGuestGroup } from './guest-group.ts';
 import { type Daemon, daemonsOf, nsenterArgv } from './host-daemons.ts';
-import { cableName, type HostLayout, machineAddress, machineName, pidFile, prepareHost, removeConfig } from './host-folders.ts';
+import {
+  cableName,
+  groupName,
+  type HostLayout,
+  machineAddress,
+  machineName,
+  pidFile,
+  prepareHost,
+  removeConfig,
+} from './host-folders.ts';
 
 export { nsenterArgv } from './host-daemons.ts';
 export { edgeName, hostName, pidFile } from './host-folders.ts';
@@ -91,6 +101,7 @@ export function startHost(order: HostOptions): Host {
       await Promise.all([body.stop(), stopChildren(state)]);
       rmSync(pidFile(order.home, id), { force: true });
       removeConfig(order);
+      if (order.guestProcessors != null) await removeGuestGroup(groupName(order));
     },
   };
 }
@@ -103,7 +114,7 @@ async function bringUp(order: HostOptions, body: Child, state: State): Promise<v
   const address = machineAddress(order);
   await attachNetwork(order, pid, address);
   writeFileSync(pidFile(order.home, machineName(order)), `${pid}\n`);
-  const daemons = order.role === 'host' ? daemonsOf(address, order.env) : [];
+  const daemons = order.role === 'host' ? daemonsOf(address, order.env, order.guestProcessors != null) : [];
   const after = order.role === 'host' ? ['ganesha', 'libvirtd'] : [];
   const worker: Daemon[] = order.worker === null ? [] : [{ ...order.worker, name: 'worker', after, stopMs: 10_000 }];
   const serving = new Map<string, Promise<unknown>>();

@@ -7,14 +7,12 @@ import { HostWatchdog } from '../../../workers/load/host-watchdog.ts';
 function openWatchdog(settings: LoadSettings = { heartbeatS: 10, asksForHelp: true }) {
   const requests: { atS: number; verdict: WatchVerdict }[] = [];
   let atS = 0;
-  const watchdog = new HostWatchdog(
-    () => settings,
-    (verdict) => requests.push({ atS, verdict }),
-  );
+  const watchdog = new HostWatchdog(() => settings);
   const pass = (seconds: number, use: number, steal: number) => {
     for (let n = 0; n < seconds; n += 1) {
       atS += 1;
-      watchdog.observe({ atMs: atS * 1000, durationS: 1, use, steal, psi: null });
+      const verdict = watchdog.observe({ atMs: atS * 1000, durationS: 1, use, steal, psi: null });
+      if (verdict !== null) requests.push({ atS, verdict });
     }
   };
   return { watchdog, requests, pass, settings };

@@ -11,6 +11,7 @@ import {
   valuesOf,
   vmLoadFields,
 } from '../../../model/load/load.ts';
+import type { WatchVerdict } from '../../../model/load/watch-verdict.ts';
 import { openLog } from '../../../model/log.ts';
 import type { LoadSample } from '../../../scheduler/balance/watchdog.ts';
 import { LearnedUse } from '../../../workers/load/learned-use.ts';
@@ -19,7 +20,10 @@ import { watchLoad } from '../../../workers/load/watch-load.ts';
 const log = openLog('test', 'error');
 
 /** A host of two processors whose load is watched, in time that passes in an instant. */
-function openWatch(take: (batch: LoadBatch) => void = () => undefined) {
+function openWatch(
+  take: (batch: LoadBatch) => void = () => undefined,
+  judge: (sample: LoadSample) => WatchVerdict | null = () => null,
+) {
   const host = createFakeHost({
     id: 'host1',
     repository: createFakeRepository(),
@@ -28,6 +32,7 @@ function openWatch(take: (batch: LoadBatch) => void = () => undefined) {
   const settings: LoadSettings = { heartbeatS: 10, asksForHelp: false };
   const batches: LoadBatch[] = [];
   const samples: LoadSample[] = [];
+  const requests: { verdict: WatchVerdict; batches: number }[] = [];
   const end = new AbortController();
   const watched = watchLoad({
     meter: host.ports.loadMeter,
@@ -37,7 +42,11 @@ function openWatch(take: (batch: LoadBatch) => void = () => undefined) {
       batches.push(structuredClone(batch));
       take(batch);
     },
-    onSample: (sample) => samples.push(sample),
+    onSample: (sample) => {
+      samples.push(sample);
+      return judge(sample);
+    },
+    ask: (verdict) => requests.push({ verdict, batches: batches.length }),
     onVmLeft: () => undefined,
     log,
     signal: end.signal,
@@ -52,7 +61,7 @@ function openWatch(take: (batch: LoadBatch) => void = () => undefined) {
     return name;
   };
   const sent = (count: number) => expect.poll(() => batches.length, { interval: 1 }).toBeGreaterThanOrEqual(count);
-  return { host, settings, batches, samples, addVm, sent };
+  return { host, settings, batches, samples, requests, addVm, sent };
 }
 
 describe('the watch of a load', () => {
@@ -80,6 +89,19 @@ describe('the watch of a load', () => {
     expect(valuesOf(vmLoadFields, vms[quiet]!)).toMatchObject({ cpus: 0.5, steal: 0.5 });
     // What it wants, also where it is not given.
     expect(batches[1]!.learned[busy]).toEqual([3, 0, 60]);
+  });
+
+  it('sends what it has before it asks for help', async () => {
+    const verdict = { asks: true } as WatchVerdict;
+    const { requests, batches, sent } = openWatch(
+      () => undefined,
+      ({ atMs }) => (Math.round(atMs / 1000) % 100 === 4 ? verdict : null),
+    );
+    await sent(1);
+    await expect.poll(() => requests.length, { interval: 1 }).toBeGreaterThan(0);
+    expect(requests[0]).toEqual({ verdict, batches: 1 });
+    // Since the watch began, and no whole heartbeat.
+    expect(batches[0]!.samples.map(({ durationS }) => durationS < 10)).toEqual([true]);
   });
 
   it('follows another interval while it runs', async () => {
