@@ -24,7 +24,8 @@ async function runtimeNs(pid: number): Promise<number> {
   }
 }
 
-async function sessionsNs(pids: readonly number[]): Promise<number> {
+/** Nanoseconds that the processes of sessions have run. */
+export async function sessionsNs(pids: readonly number[]): Promise<number> {
   const each = await Promise.all(pids.map(runtimeNs));
   return each.reduce((sum, ns) => sum + ns, 0);
 }

@@ -11,6 +11,7 @@ import { placeBatches } from './batches.ts';
 import { benchGrowth, benchHistory } from './compare-ledgers.ts';
 import { benchEvents } from './events.ts';
 import { type FilledLedger, fillLedger } from './fill-ledger.ts';
+import { benchHeartbeats } from './heartbeats.ts';
 import { benchKnee } from './knee/knee.ts';
 import { type CallCost, measureCall, sessionPids } from './processor-time.ts';
 import { questions } from './questions.ts';
@@ -33,7 +34,8 @@ const mostSteps = 14;
  * `npm run bench -- scale --modes HOSTSxVMS[+ENDED][@PROMISES],…`: the processor time (ms, of Node and PostgreSQL together) of
  * each question to a ledger of that size; one promise where none is said. The mode `events`: commits a second; `upkeep`: what a host
  * costs when nothing is asked; `history-MODE`: what the ended tasks of that mode cost, beside a ledger without most of them;
- * `growth-MODE:MODE`: the first mode beside the second, larger one; `knee-MODE`: a whole site of fake hosts under a growing load.
+ * `growth-MODE:MODE`: the first mode beside the second, larger one; `knee-MODE`: a whole site of fake hosts under a growing load;
+ * `heartbeats-HOSTSxVMS`: what the load that hosts report costs.
  */
 export async function benchScale({ runs, modes }: BenchOptions): Promise<void> {
   countStatements();
@@ -42,7 +44,8 @@ export async function benchScale({ runs, modes }: BenchOptions): Promise<void> {
   const sizes = (modes ?? defaultModes).filter((mode) => !['events', 'upkeep'].includes(mode));
   for (const mode of sizes.filter((one) => one.startsWith('knee-')))
     await benchKnee(parseMode(mode.slice(5)), mode, runs ?? mostSteps);
-  const ofLedgers = sizes.filter((mode) => !mode.startsWith('knee-'));
+  for (const mode of sizes.filter((one) => one.startsWith('heartbeats-'))) await benchHeartbeats(mode, runs);
+  const ofLedgers = sizes.filter((mode) => !/^(?:knee|heartbeats)-/.test(mode));
   if (ofLedgers.length === 0) return;
   const server = await startPostgresServer();
   try {
