@@ -291,6 +291,41 @@ export function portsContract(what: string, open: () => Promise<Bench>, bootDead
         expect(await ports.hypervisor.status(name)).toBeNull();
       });
 
+      it('is measured while it runs, with counters that only grow, and not when it is paused or gone', async () => {
+        const vm = newVm();
+        const name = domainName(vm.id);
+        const meter = ports.loadMeter;
+        const measured = async () => (await meter.readDomains()).find((one) => one.name === name);
+        await prepare(vm);
+        expect(await measured()).toBeUndefined();
+        const machine = await meter.readMachine();
+        await ports.hypervisor.create(await configOf(vm));
+        const first = (await measured())!;
+        await ports.clock.sleep(200, never);
+        const second = (await measured())!;
+        const grows = ['cpuNs', 'delayNs', 'readBytes', 'writtenBytes', 'receivedBytes', 'sentBytes'] as const;
+        for (const field of grows) expect([field, second[field] - first[field] >= 0]).toEqual([field, true]);
+        expect(second.memoryMiB).toBeGreaterThan(0);
+        await ports.hypervisor.pauseCpus(name);
+        expect(await measured()).toBeUndefined();
+        await ports.hypervisor.destroy(name);
+        expect(await measured()).toBeUndefined();
+        const later = await meter.readMachine();
+        expect(later.atMs).toBeGreaterThan(machine.atMs);
+        expect(later.atMs).toBeLessThanOrEqual(meter.nowMs());
+        expect(later.processors.length).toBe(machine.processors.length);
+        for (const [at, { busy, total }] of later.processors.entries()) {
+          const before = machine.processors[at]!;
+          expect([busy >= before.busy, total > before.total, busy - before.busy <= total - before.total]).toEqual([
+            true,
+            true,
+            true,
+          ]);
+        }
+        expect(later.memory.usedMiB).toBeLessThanOrEqual(later.memory.totalMiB);
+        expect(later.disk.usedMiB).toBeLessThanOrEqual(later.disk.totalMiB);
+      });
+
       it("is refused another's name, UUID or tap, and does not disturb the other", async () => {
         const [one, two] = [newVm(), newVm()];
         await prepare(one);

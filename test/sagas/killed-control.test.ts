@@ -1,6 +1,4 @@
-import { existsSync } from 'node:fs';
-import { mkdtemp, rm, writeFile } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
+import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { acceptDrain } from '../../ledger/drains/accept-drain.ts';
@@ -13,10 +11,9 @@ import {
   workflowTaskTimeoutOf,
   workflowType,
 } from '../../model/temporal.ts';
-import { type Service, startService } from '../services/child.ts';
-import type { ControlOrder } from './control-process.ts';
 import { expectEmptySite, expectEverythingOrNothing } from './everything-or-nothing.ts';
-import { bundle, type FakeSite, openFakeSite } from './fake-site.ts';
+import { type FakeSite, openFakeSite } from './fake-site.ts';
+import { type MortalControls, openMortalControls } from './mortal-controls.ts';
 
 /** The moment after the effect is the harder one: no other process has the result yet. */
 const deaths = [
@@ -33,58 +30,22 @@ const deaths = [
 ];
 
 let site: FakeSite;
-let folder: string;
+let controls: MortalControls;
 
 beforeAll(async () => {
-  folder = await mkdtemp(join(tmpdir(), 'berth-killed-'));
   site = await openFakeSite();
+  controls = await openMortalControls(site);
   await site.stopWorker('control');
 });
 afterAll(async () => {
   await site.stop();
-  await rm(folder, { recursive: true, force: true });
+  await controls.end();
 });
-
-/** Control workers that are killed as planned, two as at a site: while one restarts, the other works. */
-async function underMortals<T>(deaths: ControlOrder['deaths'], act: (killAll: () => void) => Promise<T>): Promise<T> {
-  const code = join(folder, 'workflows.js');
-  await writeFile(code, (await bundle()).code);
-  const { address, namespace, databaseUrl } = site;
-  const order: ControlOrder = { address, namespace, databaseUrl, bundle: code, folder, deaths };
-  const services = new Set<Service>();
-  let stopping = false;
-  // As systemd does: a control worker that died is restarted.
-  const supervise = async (): Promise<void> => {
-    while (!stopping) {
-      const argv: [string, ...string[]] = [
-        process.execPath,
-        join(import.meta.dirname, 'control-process.ts'),
-        JSON.stringify(order),
-      ];
-      const service = startService(argv, 'SIGTERM');
-      services.add(service);
-      await service.failed.catch(() => undefined);
-      services.delete(service);
-    }
-  };
-  const supervising = [supervise(), supervise()];
-  try {
-    return await act(() => {
-      for (const service of services) service.kill();
-    });
-  } finally {
-    stopping = true;
-    await Promise.all([...services].map((service) => service.stop()));
-    await Promise.all(supervising);
-  }
-}
-
-const died = (workflow: string): boolean => existsSync(join(folder, workflow));
 
 test('a control worker that is killed in any step on the ledger costs no task its end', async () => {
   const ids = await Promise.all(deaths.map(() => site.accept()));
   const planned = Object.fromEntries(ids.map((id, index) => [workflowId.task(id), deaths[index]!]));
-  const ends = await underMortals(planned, async () => {
+  const ends = await controls.under(planned, async () => {
     const start = (id: TaskId) => {
       const options = { taskQueue: controlQueue, workflowId: workflowId.task(id), workflowTaskTimeout: '2s' } as const;
       return site.client.workflow.execute(workflowType.task, { ...options, args: [id, site.pace] });
@@ -93,7 +54,7 @@ test('a control worker that is killed in any step on the ledger costs no task it
   });
   expect(ends).toEqual(ids.map(() => 'succeeded'));
   for (const [index, id] of ids.entries()) {
-    expect(died(workflowId.task(id)), `died ${deaths[index]!.when} ${deaths[index]!.call}`).toBe(true);
+    expect(controls.died(workflowId.task(id)), `died ${deaths[index]!.when} ${deaths[index]!.call}`).toBe(true);
     await expectEverythingOrNothing(site, id);
   }
   await expectEmptySite(site);
@@ -106,7 +67,7 @@ test('a drain whose control worker is killed continues after the timeout of one 
   const order = { ...how, host, deadlineMs: nowMs + 3600_000, returnAfterMs: null, returnVms: false, reason: null, nowMs };
   const id = await site.ledger.$transaction((tx) => acceptDrain(tx, { ...order, owner: site.owner }));
   const workflow = workflowId.drain(host, 1);
-  const end = await underMortals({ [workflow]: { call: 'stepDrain', when: 'after' } }, () =>
+  const end = await controls.under({ [workflow]: { call: 'stepDrain', when: 'after' } }, () =>
     site.client.workflow.execute(workflowType.drain, {
       ...workflowTaskTimeoutOf(workflowType.drain),
       taskQueue: controlQueue,
@@ -114,7 +75,7 @@ test('a drain whose control worker is killed continues after the timeout of one 
       args: [id],
     }),
   );
-  expect([end, died(workflow)]).toEqual(['empty', true]);
+  expect([end, controls.died(workflow)]).toEqual(['empty', true]);
   await expectTakenOverSoon(workflow);
 }, 120_000);
 
@@ -122,13 +83,13 @@ test.each(['before', 'after'] as const)(
   'a planner that is killed %s its step is taken over, and starts a promise once',
   async (when) => {
     const planner = workflowId.planner();
-    await rm(join(folder, planner), { force: true });
+    await rm(join(controls.folder, planner), { force: true });
     // Starts whose workers were killed in the cases before aren't what is usual: this one would be refused as too soon.
     await site.ledger.lease.updateMany({ data: { leadMs: null } });
     const startAt = new Date(Date.now() + 25_000).toISOString();
     const id = await site.accept({ lease: { kind: 'reservation', startAt, durationS: 600 } });
     const vm = () => site.ledger.vm.findFirstOrThrow({ where: { taskId: id } });
-    await underMortals({ [planner]: { call: 'stepPlan', when } }, async () => {
+    await controls.under({ [planner]: { call: 'stepPlan', when } }, async () => {
       await site.start(id);
       // Its VM is due by then, however long its start is expected to take.
       await expect.poll(() => Date.now(), { timeout: 30_000, interval: 200 }).toBeGreaterThan(Date.parse(startAt) - 2_000);
@@ -139,7 +100,7 @@ test.each(['before', 'after'] as const)(
       await expect.poll(() => timeoutOf(planner), { timeout: 30_000 }).not.toBeNull();
       await site.client.workflow.getHandle(planner).terminate();
     });
-    expect([died(planner), (await vm()).generation]).toEqual([true, 1]);
+    expect([controls.died(planner), (await vm()).generation]).toEqual([true, 1]);
     await expectEverythingOrNothing(site, id);
     await expectTakenOverSoon(planner);
   },
@@ -154,7 +115,7 @@ test('a planner that waits when its control worker is killed is taken over as so
   const handle = site.client.workflow.getHandle(planner);
   const steps = async () =>
     (await handle.fetchHistory()).events!.filter((event) => event.markerRecordedEventAttributes != null).length;
-  await underMortals({}, async (killAll) => {
+  await controls.under({}, async (killAll) => {
     await site.startPlanner();
     await expect.poll(async () => (await steps()) > 0, startOfWorkers).toBe(true);
     killAll();
