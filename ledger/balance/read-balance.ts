@@ -86,20 +86,17 @@ export interface BalanceSite {
 /**
  * Reads all hosts, and of those that ask for help the VMs. A host whose load is not known takes none and gives none.
  * @param latest of all hosts
+ * @param considered whose VMs are read, besides those of the hosts that ask
  */
 export async function readBalanceSite(
   ledger: Ledger,
   requests: readonly HelpRequest[],
   latest: readonly LatestLoad[],
   nowMs: number,
+  considered: readonly string[] = [],
 ): Promise<BalanceSite> {
   const loads = new Map(latest.map((one) => [one.hostId, one]));
-  const vms = await readBalanceVms(
-    ledger,
-    requests.map(({ host }) => host),
-    loads,
-    nowMs,
-  );
+  const vms = await readBalanceVms(ledger, [...requests.map(({ host }) => host), ...considered], loads, nowMs);
   const hosts = await readBalanceHosts(ledger, loads, vms);
   const model = await readMigrationModel(ledger);
   const members = await readMembers(ledger, groupsIn(vms.map(({ vm }) => vm)));

@@ -74,6 +74,12 @@ export function freeProcessors({ processors, load }: BalanceHost, targetUse: num
 export const mayWant = ({ cpus, meanCpus, varianceCpus }: ProcessorLoad): number =>
   Math.max(cpus, meanCpus + Math.sqrt(varianceCpus));
 
+/** Whether the host's processors may not be enough over hours, as the spread of what its VMs want says. */
+function mayStarve(vm: ProcessorLoad, { load, processors }: BalanceHost, { deviations }: BalancePolicy): boolean {
+  const spread = Math.sqrt(load.varianceCpus + vm.varianceCpus);
+  return load.meanCpus + vm.meanCpus + deviations * spread > processors;
+}
+
 /** Whether the host may take the VM at all, without what it costs: null, or the first test that it fails. */
 export function offerFilterOf(
   vm: BalanceVm,
@@ -86,7 +92,7 @@ export function offerFilterOf(
   if (!target.balance) return 'leftOut';
   if (target.draining) return 'draining';
   if (breaksPromise(vm, target)) return 'promise';
-  if (freeProcessors(target, policy.targetUse) < mayWant(vm.load)) return 'processors';
+  if (freeProcessors(target, policy.targetUse) < mayWant(vm.load) || mayStarve(vm.load, target, policy)) return 'processors';
   const constraint = checkConstraints(vm, target, members);
   return constraint.kind === 'refused' ? constraint.filter : null;
 }
@@ -122,7 +128,10 @@ export function offerMove(
     cost,
     unmet,
     netCpuS: gainCpuS - cost.cpuS,
-    worthwhile: cost.converges && gainCpuS >= Math.max(policy.leastGainCpuS, policy.margin * cost.cpuS),
+    worthwhile:
+      cost.converges &&
+      stressS >= policy.outlasts * cost.seconds &&
+      gainCpuS >= Math.max(policy.leastGainS * source.processors, policy.margin * cost.cpuS),
     staysS,
     useAfter: {
       from: useOf(removeLoad(source.load, vm.load), source.processors),

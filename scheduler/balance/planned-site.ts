@@ -54,6 +54,25 @@ export class PlannedSite {
     return this.#order;
   }
 
+  /** The same site, which may be planned otherwise. Moves so far are counted as in this one. */
+  copy(): PlannedSite {
+    const vms = [...this.#vms.values()].flat();
+    return new PlannedSite({ ...this.#input, hosts: this.hosts(), vms, members: this.#members.members });
+  }
+
+  /** Counts the VM at its target alone, as after its move. */
+  applyEnded(vm: BalanceVm, to: string): void {
+    const before = this.host(vm.host);
+    this.apply(vm, to);
+    const [source, target] = [this.host(vm.host), this.host(to)];
+    const used = { vcpus: before.used.vcpus - vm.vcpus, memoryMiB: before.used.memoryMiB - vm.memoryMiB };
+    this.#replace({ ...source, used, leaving: before.leaving });
+    this.#replace({ ...target, arriving: target.arriving - 1 });
+    const here = this.vmsOf(vm.host).filter(({ id }) => id !== vm.id);
+    this.#vms.set(vm.host, here);
+    this.#vms.set(to, [...this.vmsOf(to), { ...vm, host: to }]);
+  }
+
   /** Counts the VM at its target, and its memory and vCPUs still at its source as well, as the ledger does while it moves. */
   apply(vm: BalanceVm, to: string): void {
     const source = this.host(vm.host);

@@ -67,10 +67,14 @@ export interface BalanceVm extends VmRules {
 export interface BalancePolicy {
   /** A move has to gain this many times its cost. */
   margin: number;
-  /** And at least this much, in processor-seconds. */
-  leastGainCpuS: number;
+  /** And at least this many seconds of all processors of the host that it leaves. */
+  leastGainS: number;
   /** A target is not filled beyond this part of its processors, by what its VMs want now or over hours. */
   targetUse: number;
+  /** So many standard deviations above what its VMs want over hours, with the new one, a target's processors are enough. */
+  deviations: number;
+  /** The stress has to be expected to last so many times as long as the move takes: else it may be over before. */
+  outlasts: number;
   /** The longest time that a gain is predicted for. Longer ones make more moves and more overload: docs/balancing.md. */
   horizonS: number;
   coolDown: { firstS: number; factor: number; mostS: number };
@@ -84,8 +88,10 @@ export interface BalancePolicy {
 
 export const balancePolicy: BalancePolicy = {
   margin: 5,
-  leastGainCpuS: 100,
+  leastGainS: 3,
   targetUse: 0.75,
+  deviations: 2,
+  outlasts: 3,
   horizonS: 900,
   coolDown: { firstS: 600, factor: 2, mostS: 24 * 3600 },
   keepFactor: 4,

@@ -1,4 +1,4 @@
-import { readBalancePlan } from '../../../ledger/balance/plan.ts';
+import { readBalancePlan, readPackPlan } from '../../../ledger/balance/plan.ts';
 import { type DecisionRecord, findDecision, readDecisions } from '../../../ledger/balance/read-decisions.ts';
 import { changeBalancer, readBalancer } from '../../../ledger/load/balancer.ts';
 import type { BalanceDecision } from '../../../scheduler/balance/decision.ts';
@@ -100,7 +100,7 @@ export function balancerRoutes({ ledger, log, clock }: ApiDeps): Operation[] {
       path: '/v1/balancer/plan',
       id: 'planBalance',
       tag: 'load',
-      summary: 'What would be decided of all hosts that are overloaded now',
+      summary: 'What would be decided of all hosts that are overloaded now, or of those that could be emptied',
       description:
         'By the same function that answers a host alone, over the whole site at once. Nothing moves, whatever the mode is.',
       access: 'operator',
@@ -110,8 +110,13 @@ export function balancerRoutes({ ledger, log, clock }: ApiDeps): Operation[] {
       problems: [],
       handle: async ({ body }) => {
         const nowMs = clock();
+        const at = new Date(nowMs).toISOString();
+        if (body.aim === 'pack') {
+          const emptied = (await readPackPlan(ledger, nowMs)).map(({ atMs: _, ...decision }) => decision);
+          return json(200, { at, decisions: [], emptied });
+        }
         const decisions = await readBalancePlan(ledger, body.stressS, nowMs);
-        return json(200, { at: new Date(nowMs).toISOString(), decisions: decisions.map(explain) });
+        return json(200, { at, decisions: decisions.map(explain), emptied: [] });
       },
     }),
   ];

@@ -89,12 +89,32 @@ export const Decision = z
 
 export const DecisionQuery = PageQuery.extend({ host: z.string().max(63).optional() });
 
+const Packed = z.strictObject({
+  host: z.string(),
+  vms: z.int(),
+  gainCpuS: cpuS.meta({ description: 'What the host is worth while it is off' }),
+  costCpuS: cpuS.meta({ description: 'Of all moves' }),
+  moves: z.array(Offer),
+  why: z.string().nullable().meta({ description: 'Why it is not emptied; null: it can be' }),
+  keptBy: z
+    .strictObject({ vm: z.string(), why: z.string().nullable(), refused: counts })
+    .nullable()
+    .meta({ description: 'The VM that keeps it: why it stays, or the refusals of hosts by reason' }),
+});
+
 export const PlanOrder = z
   .strictObject({
     stressS: z.number().min(1).max(86_400).default(600).meta({ description: 'How long the overload of hosts is taken to last' }),
+    aim: z.enum(['spread', 'pack']).default('spread').meta({
+      description: '`spread`: what would help overloaded hosts; `pack`: which hosts could be emptied and switched off',
+    }),
   })
   .meta({ id: 'BalancePlanOrder' });
 
 export const BalancePlan = z
-  .strictObject({ at: time, decisions: z.array(z.strictObject(explained)) })
+  .strictObject({
+    at: time,
+    decisions: z.array(z.strictObject(explained)).meta({ description: 'Of the aim `spread`' }),
+    emptied: z.array(Packed).meta({ description: 'Of the aim `pack`: hosts with few VMs, and whether they could be emptied' }),
+  })
   .meta({ id: 'BalancePlan', description: 'What would be decided of all hosts that are overloaded now; nothing is done' });

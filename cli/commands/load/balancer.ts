@@ -34,6 +34,30 @@ const explained = {
   why: ({ why }: Explained) => why ?? '-',
 };
 
+interface Packed {
+  host: string;
+  vms: number;
+  gainCpuS: number;
+  costCpuS: number;
+  moves: { vm: string; to: string }[];
+  why: string | null;
+  keptBy: { vm: string } | null;
+}
+
+interface Plan {
+  decisions: Explained[];
+  emptied: Packed[];
+}
+
+const packed = {
+  host: ({ host }: Packed) => host,
+  vms: ({ vms }: Packed) => vms,
+  'worth CPU s': ({ gainCpuS }: Packed) => Math.round(gainCpuS),
+  'costs CPU s': ({ costCpuS }: Packed) => Math.round(costCpuS),
+  moves: ({ moves }: Packed) => moves.map(({ vm, to }) => `${vm} to ${to}`).join(', ') || '-',
+  why: ({ why, keptBy }: Packed) => (why === null ? 'it can be emptied' : keptBy === null ? why : `${why}: ${keptBy.vm}`),
+};
+
 const path = '/v1/balancer';
 
 export function addBalancerCommands(program: Command, { connect, output }: Session): void {
@@ -73,11 +97,13 @@ export function addBalancerCommands(program: Command, { connect, output }: Sessi
 
   balancer
     .command('plan')
-    .description('what would be decided of all hosts that are overloaded now; nothing moves')
+    .description('what would be decided of all hosts that are overloaded now, or which could be emptied; nothing moves')
+    .addOption(new Option('--aim <aim>', 'pack: which hosts could be emptied and switched off').choices(['spread', 'pack']))
     .option('--stress-s <seconds>', 'how long the overload is taken to last', positiveNumber)
     .addHelpText('after', '\nExample:\n  berth balancer plan --stress-s 300')
-    .action(async (json: { stressS?: number }) => {
-      const { decisions } = await postOnce<{ decisions: Explained[] }>(connect(), `${path}/plan`, json);
-      printRows(output(), decisions, explained);
+    .action(async (json: { stressS?: number; aim?: string }) => {
+      const { decisions, emptied } = await postOnce<Plan>(connect(), `${path}/plan`, json);
+      if (json.aim === 'pack') printRows(output(), emptied, packed);
+      else printRows(output(), decisions, explained);
     });
 }

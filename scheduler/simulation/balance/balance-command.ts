@@ -1,7 +1,7 @@
 import { Command } from 'commander';
 import { BerthError } from '../../../model/errors.ts';
 import { decideSpread } from '../../balance/decide.ts';
-import { balancePolicy } from '../../balance/site.ts';
+import { type BalancePolicy, balancePolicy } from '../../balance/site.ts';
 import { createBerthRule, decisionInput } from './berth-rule.ts';
 import { createCloudStackRule, createIncusRule, createProxmoxRule } from './other-rules.ts';
 import { type BalanceRule, noRule } from './rule.ts';
@@ -11,11 +11,11 @@ import { type BalanceTrace, generateBalanceTrace, type WorkloadName, workloads }
 
 /** `npm run simulate -- balance`: rules of balancing side by side over a generated trace. */
 
-type CreateRule = (site: SimulatedSite, threshold?: number) => BalanceRule;
+type CreateRule = (site: SimulatedSite, threshold?: number, policy?: BalancePolicy) => BalanceRule;
 
 const rules: Record<string, CreateRule> = {
   off: () => noRule,
-  berth: (site) => createBerthRule(site),
+  berth: (site, _threshold, policy) => createBerthRule(site, policy),
   proxmox: createProxmoxRule,
   cloudstack: createCloudStackRule,
   incus: createIncusRule,
@@ -31,6 +31,7 @@ interface Options {
   rules: string;
   overcommit?: string;
   equalMoves?: string;
+  leastGain?: string;
   decision?: boolean;
   json?: boolean;
 }
@@ -47,6 +48,7 @@ export function balanceCommand(out: Print): Command {
     .option('--rules <names>', `of ${Object.keys(rules).join(', ')}, with commas`, Object.keys(rules).join(','))
     .option('--overcommit <number>', 'vCPUs for each processor; the workload’s unless said')
     .option('--equal-moves <number>', 'gives the others the threshold at which they move about as often an hour of all hosts')
+    .option('--least-gain <seconds>', 'the least gain of a move of Berth, in seconds of all processors of a host')
     .option('--decision', 'instead: measures one decision about the site with one host in twenty overloaded, and with all')
     .option('--json', 'one JSON object a line')
     .action((options: Options) => run(options, out));
@@ -62,12 +64,16 @@ function run(options: Options, out: Print): void {
   for (const name of names)
     if (!Object.hasOwn(rules, name))
       throw badOption('--rules', `there is no rule ${JSON.stringify(name)}; there are ${Object.keys(rules).join(', ')}`);
+  const policy =
+    options.leastGain === undefined
+      ? balancePolicy
+      : { ...balancePolicy, leastGainS: number('--least-gain', options.leastGain, 0, 1e6) };
   const movesPerH = options.equalMoves === undefined ? null : number('--equal-moves', options.equalMoves, 0, 1e6);
   const figures: BalanceFigures[] = [];
   for (const name of names) {
     const create = rules[name]!;
     const threshold = movesPerH === null || !others.includes(name) ? undefined : thresholdFor(create, movesPerH, trace);
-    const found = simulateBalance(trace, (site) => create(site, threshold));
+    const found = simulateBalance(trace, (site) => create(site, threshold, policy));
     const named = threshold === undefined ? found : { ...found, rule: `${name} (threshold ${threshold.toPrecision(3)})` };
     figures.push(named);
     if (options.json === true) out(JSON.stringify(named));
