@@ -32,6 +32,7 @@ import { imageRoutes } from './routes/images.ts';
 import { internalRoutes } from './routes/internal.ts';
 import { keyRoutes } from './routes/keys.ts';
 import { balancerRoutes } from './routes/load/balancer.ts';
+import { guestRoutes } from './routes/load/guests.ts';
 import { hostLoadRoutes } from './routes/load/host-batches.ts';
 import { loadRoutes } from './routes/load/loads.ts';
 import { migrationRoutes } from './routes/migrations.ts';
@@ -207,6 +208,7 @@ export function createApp(given: Omit<ApiDeps, 'sendLog' | 'events' | 'sessions'
     trashRoutes,
     vmRoutes,
     streamRoutes,
+    guestRoutes,
     migrationRoutes,
     imageRoutes,
     hostRoutes,

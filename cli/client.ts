@@ -62,6 +62,8 @@ export interface RequestOptions {
   json?: unknown;
   body?: AsyncIterable<Uint8Array>;
   headers?: Record<string, string>;
+  /** How long the head of the answer may take; five minutes unless said. */
+  answerMs?: number;
 }
 
 export interface ApiResponse {
@@ -110,7 +112,9 @@ export async function call(connection: Connection, path: string, options: Reques
   };
   let response: ApiResponse;
   try {
-    response = await send(new URL(path, api), { method: options.method ?? 'GET', headers, body: json ?? options.body ?? null });
+    const request = { method: options.method ?? 'GET', headers, body: json ?? options.body ?? null };
+    const { answerMs } = options;
+    response = await send(new URL(path, api), request, answerMs === undefined ? {} : { answerMs });
   } catch (error) {
     if (error instanceof BodyError) throw error.cause;
     throw new CallError(`${api} does not answer: ${messageOf(error)}`, null, error);

@@ -58,7 +58,12 @@ async function* namingItsErrors(source: AsyncIterable<Uint8Array>): AsyncIterabl
  * refuses an upload that is too large without reading it.
  * @throws BodyError when the body can not be read; else the error of the connection
  */
-export async function send(url: URL, { method, headers, body }: HttpRequest, timeouts = defaultTimeouts): Promise<HttpResponse> {
+export async function send(
+  url: URL,
+  { method, headers, body }: HttpRequest,
+  given: Partial<Timeouts> = {},
+): Promise<HttpResponse> {
+  const timeouts = { ...defaultTimeouts, ...given };
   const secure = url.protocol === 'https:';
   const request = secure
     ? requestHttps(url, { method, headers, agent: agents.https })

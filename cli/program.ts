@@ -15,7 +15,7 @@ import { addImageCommands } from './commands/images.ts';
 import { addLeaseCommands } from './commands/leases.ts';
 import { addLeverCommands } from './commands/levers.ts';
 import { addBalancerCommands } from './commands/load/balancer.ts';
-import { addTopCommands } from './commands/load/top.ts';
+import { addLoadCommand, addTopCommands } from './commands/load/top.ts';
 import { addMigrationCommands } from './commands/migrations.ts';
 import { addAccountCommands } from './commands/money/accounts.ts';
 import { addMarketCommands } from './commands/money/market.ts';
@@ -79,6 +79,7 @@ Exit codes: 0 done; 1 refused, or a task that failed (its own exit code, where i
   addImageCommands(program, session);
   const hosts = addHostCommands(program, session);
   addTopCommands(vms, hosts, session);
+  addLoadCommand(vms, session);
   addBalancerCommands(program, session);
   addDrainCommands(program, hosts, session);
   addLeverCommands(program, hosts, session);

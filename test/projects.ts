@@ -46,6 +46,7 @@ const harness = ['site/hosts.test.ts', 'site/restart.test.ts'];
 /** On real VMs what `npm test` holds by the sagas and on single real hosts: of these files every test is for a full run. */
 const rounds = [
   'site/cancels.test.ts',
+  'site/load/*.test.ts',
   'site/money.test.ts',
   'site/reach/*.test.ts',
   'site/templates.test.ts',

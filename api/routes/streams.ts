@@ -31,7 +31,8 @@ const answers = { 101: { description: 'The session has begun, or goes on' } };
 const channelsText =
   "A WebSocket with the channels of Kubernetes' `v5.channel.k8s.io`: the first byte of each message is 0 for the input, 1 and 2 for the outputs, 3 for the status at the end, 4 for the terminal's size, 255 for the end of a channel. With `v1.stream.berth`, 5 tells the session's id and what was read of its input, and takes signals; such a client resumes a session by `session` and `after` (docs/exec.md).";
 
-const baseEnv = [
+/** Of every command. */
+export const baseEnv = [
   'PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin',
   'HOME=/root',
   'USER=root',
@@ -66,7 +67,7 @@ const invalid = (parameter: string, found: string): BerthError =>
 /** A VM that has no guest, or will have none soon, is not waited for. */
 const reachable: ReadonlySet<string> = new Set(['running', 'migrating']);
 
-function requireReachable({ id, state }: VmRecord): void {
+export function requireReachable({ id, state }: VmRecord): void {
   if (!reachable.has(state)) throw new BerthError('conflict', `VM ${id} is ${state}; only one that runs can be connected to`);
 }
 

@@ -12,6 +12,7 @@ import type { Caller } from '../http/auth.ts';
 import { acceptWebSocket, requireWebSocket } from '../http/upgrade.ts';
 import type { WorkflowClient } from '../temporal.ts';
 import { serveClient } from './client-socket.ts';
+import { type CommandEnd, collectOutput } from './collect-output.ts';
 import { ConsoleRelay } from './console-relay.ts';
 import { ExpectedLinks } from './links.ts';
 import { Relay } from './relay.ts';
@@ -25,6 +26,8 @@ export interface SessionOrder {
   after: number;
   /** Whether the client sends an input. */
   hasInput: boolean;
+  /** Berth's program is needed also where the guest's agent could run it: it has to outlive a move. */
+  needsProgram?: boolean;
   /** Before anything begins in the guest. */
   accept(): Promise<void>;
 }
@@ -52,6 +55,9 @@ interface SessionsOptions {
 /** Of all clients of one process, and of one owner's. */
 const sessionsOfProcess = 2000;
 const sessionsOfOwner = 200;
+
+/** How often a caller who waits for the end of a command hears of it. */
+const aliveMs = 10_000;
 
 export const newSession = (): string => randomBytes(16).toString('hex');
 
@@ -85,7 +91,34 @@ export class Sessions {
     if (!hasInput) relay.endInput();
   }
 
-  /** The same with the console of a VM. */
+  /**
+   * Runs a command without an input to its end, for a caller who waits for its answer. It ends in the guest with that, and where it
+   * prints more than `mostBytes`.
+   */
+  async run(res: Response, caller: Caller, order: SessionOrder, mostBytes: number): Promise<CommandEnd> {
+    const relay = this.#relay(order);
+    this.#enter(caller.ownerId);
+    const gone = Promise.withResolvers<never>();
+    gone.promise.catch(() => undefined);
+    const abandon = () => gone.reject(new BerthError('unavailable', 'The caller has gone'));
+    res.once('close', abandon);
+    res.once('revoked', abandon);
+    // Neither the server nor the client takes the silence for a lost connection.
+    const alive = setInterval(() => res.writeProcessing(), aliveMs);
+    try {
+      await order.accept();
+      await Promise.race([relay.connect(), gone.promise]);
+      return await collectOutput(relay, mostBytes, gone.promise);
+    } finally {
+      clearInterval(alive);
+      res.off('close', abandon);
+      res.off('revoked', abandon);
+      relay.close(true);
+      this.#leave(caller.ownerId);
+    }
+  }
+
+  /** Connects a client with the console of a VM, as `open` does with a session. */
   async openConsole(req: Request, res: Response, caller: Caller, order: ConsoleRequest): Promise<void> {
     const { vm, place, tailBytes, write } = order;
     const needs = { owner: vm.ownerId, needsProgram: false, console: true };
@@ -127,8 +160,8 @@ export class Sessions {
     this.links.close();
   }
 
-  #relay({ vm, request, session, after, hasInput }: SessionOrder): Relay {
-    let needsProgram = request === null || request.kind !== 'pipes' || hasInput;
+  #relay({ vm, request, session, after, hasInput, needsProgram: outlivesMoves = false }: SessionOrder): Relay {
+    let needsProgram = outlivesMoves || request === null || request.kind !== 'pipes' || hasInput;
     return new Relay({
       request,
       after,

@@ -1,5 +1,6 @@
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { type FileBody, type RunningApi, startApi, type TaskBody } from './running-api.ts';
+import { answeredByGuest, guestView } from './stream-hosts.ts';
 
 let api: RunningApi;
 let file: FileBody;
@@ -120,6 +121,10 @@ const calls: Record<string, () => Promise<Response>> = {
   },
   'GET /v1/vms/{id}/exec': () => api.fetch(api.operator, 'GET', `/v1/vms/${runs}/exec?command=true`),
   'GET /v1/tasks/{id}/exec': () => api.fetch(api.operator, 'GET', `/v1/tasks/${inTask}/exec?command=true`),
+  'GET /v1/vms/{id}/processes': () =>
+    answeredByGuest(api, guestView(2), () => api.fetch(api.operator, 'GET', `/v1/vms/${runs}/processes`)),
+  'POST /v1/vms/{id}/load': () =>
+    answeredByGuest(api, '0m0.00s 0m0.00s\n', () => api.fetch(api.operator, 'POST', `/v1/vms/${runs}/load`, { json: {} })),
   'GET /v1/vms/{id}/forward': () => api.fetch(api.operator, 'GET', `/v1/vms/${runs}/forward?port=80`),
   'POST /v1/vms/{id}/ports': () => api.fetch(api.operator, 'POST', `/v1/vms/${runs}/ports`, { json: { port: 80 } }),
   'GET /v1/vms/{id}/ports': () => api.fetch(api.operator, 'GET', `/v1/vms/${runs}/ports`),
@@ -321,6 +326,7 @@ const bodies = [
   'POST /v1/webhooks/{id}/secrets',
   'POST /v1/webhooks/{id}/replay',
   'POST /v1/balancer/plan',
+  'POST /v1/vms/{id}/load',
 ];
 
 /** Of parameters of a path that have a form: any other is refused before the query is read. */

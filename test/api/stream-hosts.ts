@@ -114,3 +114,20 @@ export async function runCommand(
   if (error !== '') host.output(error, { channel: 2 });
   host.end(code);
 }
+
+/** The output of the command that reads a guest's processes. */
+export function guestView(processes: number): string {
+  const stat = (pid: number, ticks: number) =>
+    `${pid} (busy) R 1 1 1 0 -1 4194560 10 20 0 0 ${ticks} 5 0 0 20 0 3 0 100 1000000 512 18446744073709551615 1 1 0 0 0 0 0\n`;
+  const stats = (ticks: number) => Array.from({ length: processes }, (_, at) => stat(at + 1, ticks)).join('');
+  return `0.10 0.20 0.30 1/99 1234\n==\n10.00 3.00\n${stats(100)}==\n11.00 3.00\n${stats(150)}`;
+}
+
+/** What the API answers where the guest's command prints this. */
+export async function answeredByGuest<T>(api: RunningApi, output: string, call: () => Promise<T>): Promise<T> {
+  const hosts = hostOf(api.base);
+  api.workflows.requested.openStream = hosts.open;
+  const answer = call();
+  await runCommand(hosts, { output, error: '', code: 0 });
+  return answer;
+}

@@ -53,7 +53,7 @@ export const BusyHosts = z
         z.strictObject({
           host: z.string(),
           at: time.meta({ description: 'When its last sample ended' }),
-          processors: z.int(),
+          processors: z.number(),
           vms: z.int().meta({ description: 'How many VMs ran in it' }),
           capacity: z.strictObject({ memoryMiB: z.int(), diskMiB: z.int() }),
           processorUse: z.array(z.int()).meta({ description: 'Of each processor, in percent' }),
@@ -88,7 +88,7 @@ const vmId = z.string().regex(/^vm_[0-9a-z]{26}$/);
 const agoS = z.number().min(0).max(86_400);
 export const LoadBatchBody = z.strictObject({
   id: z.string().regex(/^[0-9A-Za-z-]{1,64}$/),
-  processors: z.int().min(1).max(65_536),
+  processors: z.number().min(0.001).max(65_536),
   memoryMiB: z
     .int()
     .min(0)

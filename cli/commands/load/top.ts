@@ -1,8 +1,10 @@
+import { randomUUID } from 'node:crypto';
 import { setTimeout as pause } from 'node:timers/promises';
-import type { Command } from 'commander';
+import { type Command, InvalidArgumentError, Option } from 'commander';
 import { callJson, type Session, withRetry } from '../../client.ts';
-import { positiveNumber } from '../../options.ts';
-import { type Output, print, printRows } from '../../output.ts';
+import { resolveVm } from '../../names.ts';
+import { given, positiveNumber } from '../../options.ts';
+import { type Output, print, printOne, printRows } from '../../output.ts';
 
 type Load = Record<string, number | null>;
 
@@ -57,15 +59,49 @@ const vmColumns = {
   age,
 };
 
+interface GuestView {
+  loadAverages: number[];
+  uptimeS: number;
+  memory: { totalMiB: number; availableMiB: number } | null;
+  processes: number;
+  items: { pid: number; name: string; state: string; cpus: number; cpuS: number; memoryMiB: number; threads: number }[];
+}
+
+type GuestProcess = GuestView['items'][number];
+
+const processColumns = {
+  pid: ({ pid }: GuestProcess) => pid,
+  state: ({ state }: GuestProcess) => state,
+  cpus: ({ cpus }: GuestProcess) => cpus.toFixed(2),
+  'time s': ({ cpuS }: GuestProcess) => cpuS.toFixed(1),
+  'memory MiB': ({ memoryMiB }: GuestProcess) => memoryMiB,
+  threads: ({ threads }: GuestProcess) => threads,
+  name: ({ name }: GuestProcess) => name,
+};
+
 interface TopOptions {
   limit: number;
   every?: number;
 }
 
-/** Adds `top` to the commands of hosts and of VMs: the busiest now, once or again and again. */
+/** Adds `top` to the commands of hosts and of VMs: the busiest now, or the processes of one VM, once or again and again. */
 export function addTopCommands(vms: Command, hosts: Command, { connect, output }: Session): void {
-  const add = <T>(command: Command, what: string, columns: Record<string, (row: T) => unknown>): void => {
-    command
+  async function showProcesses(which: string, { limit, every }: TopOptions): Promise<void> {
+    const connection = connect();
+    const id = await resolveVm(connection, which);
+    const path = `/v1/vms/${encodeURIComponent(id)}/processes?limit=${limit}`;
+    await showAgain(output(), every, async () => {
+      const view = await withRetry(() => callJson<GuestView>(connection, path));
+      if (output().json) return printOne(output(), view);
+      const { loadAverages, uptimeS, memory, processes, items } = view;
+      const free = memory === null ? '' : `, ${memory.availableMiB} of ${memory.totalMiB} MiB available`;
+      print(output(), `${processes} processes, load ${loadAverages.join(' ')}, up ${Math.round(uptimeS)} s${free}`);
+      printRows(output(), items, processColumns);
+    });
+  }
+
+  const add = <T>(command: Command, what: string, columns: Record<string, (row: T) => unknown>): Command => {
+    const top = command
       .command('top')
       .description(`the busiest ${what}, by their last samples`)
       .option('-n, --limit <number>', 'how many', positiveNumber, 30)
@@ -74,14 +110,18 @@ export function addTopCommands(vms: Command, hosts: Command, { connect, output }
         'after',
         `\nRates are read/written and received/sent.\n\nExample:\n  berth ${what.toLowerCase()} top --every 10`,
       )
-      .action(async ({ limit, every }: TopOptions) => {
+      .action(async (...given: unknown[]) => {
+        const { limit, every } = (given.at(-1) as Command).opts<TopOptions>();
+        const [vm] = given;
+        if (typeof vm === 'string') return showProcesses(vm, { limit, ...(every !== undefined && { every }) });
         const connection = connect();
         const read = () => callJson<{ items: T[] }>(connection, `/v1/top/${what.toLowerCase()}?limit=${limit}`);
         await showAgain(output(), every, async () => printRows(output(), (await withRetry(read)).items, columns));
       });
+    return top;
   };
   add<BusyHost>(hosts, 'hosts', hostColumns);
-  add<BusyVm>(vms, 'VMs', vmColumns);
+  add<BusyVm>(vms, 'VMs', vmColumns).argument('[vm]', 'its id or name: the processes in it, as its guest says');
 }
 
 async function showAgain(output: Output, everyS: number | undefined, show: () => Promise<void>): Promise<void> {
@@ -91,4 +131,46 @@ async function showAgain(output: Output, everyS: number | undefined, show: () =>
     await pause(everyS * 1000);
     print(output, '');
   }
+}
+
+interface LoadOptions {
+  kind?: string;
+  cpus?: number;
+  memoryMib?: number;
+  seconds?: number;
+}
+
+const decimalNumber = (text: string): number => {
+  const value = Number(text);
+  if (!(value > 0)) throw new InvalidArgumentError('expected a number above 0');
+  return value;
+};
+
+/** Adds `load` to the commands of VMs: a load that the guest makes for itself. */
+export function addLoadCommand(vms: Command, { connect, output }: Session): void {
+  vms
+    .command('load')
+    .description('load a VM, and wait until that has ended, to see what the site does about it')
+    .argument('<vm>', 'its id or name')
+    .addOption(new Option('--kind <what>', 'what is used').choices(['processors', 'memory', 'disk']))
+    .option('--cpus <number>', 'processors that are kept busy, such as 1.5', decimalNumber)
+    .option('--memory-mib <number>', 'memory that is held, or written to the disk again and again', positiveNumber)
+    .option('--seconds <number>', 'for how long; 60 unless said', positiveNumber)
+    .addHelpText('after', '\nExample:\n  berth vms load web --cpus 1 --seconds 20')
+    .action(async (which: string, { kind, cpus, memoryMib, seconds }: LoadOptions) => {
+      const connection = connect();
+      const id = await resolveVm(connection, which);
+      const json = given({ kind, cpus, memoryMiB: memoryMib, seconds });
+      const headers = { 'idempotency-key': randomUUID() };
+      // Not again after a lost connection: that has ended the load, and it would begin anew.
+      printOne(
+        output(),
+        await callJson(connection, `/v1/vms/${encodeURIComponent(id)}/load`, {
+          method: 'POST',
+          json,
+          headers,
+          answerMs: 2 * 3600_000,
+        }),
+      );
+    });
 }
