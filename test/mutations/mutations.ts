@@ -577,6 +577,23 @@ export const mutations: readonly Mutation[] = [
     only: 'while there is a plan',
   },
   {
+    guarantee: 'a host whose guests have a limit is as busy as they are, whatever else the machine does',
+    file: 'workers/load/load-between.ts',
+    find: 'return last.isLimited ? Math.max(used, stopped) : Math.max(used, machine);',
+    replace: 'return machine;',
+    project: 'unit',
+    test: 'unit/drivers/host/guest-group.test.ts',
+  },
+  {
+    guarantee: 'a host that asks for help has sent its load before',
+    file: 'workers/load/load-reporter.ts',
+    find: '      now ||',
+    replace: '',
+    project: 'unit',
+    test: 'unit/workers/load.test.ts',
+    only: 'before it asks for help',
+  },
+  {
     guarantee: 'a spike of 8 s asks for no help',
     file: 'scheduler/balance/watchdog.ts',
     find: 'isFirst ? 0 : seconds * weights[kind]',
