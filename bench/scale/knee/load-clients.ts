@@ -12,7 +12,8 @@ const resources = { vcpus: 1, memoryMiB: 1024, diskMiB: 512 };
 const lease = { kind: 'bestEffort', durationS: 3600 };
 /** Far from due, so that no VM of it starts. */
 const reservedInMs = 24 * 3_600_000;
-const job = { image: filledImage, command: ['true'], outputs: ['out/*'], resources, timeoutS: 3600 };
+const durationS = 600;
+const job = { image: filledImage, command: ['true'], outputs: ['out/*'], resources, timeoutS: durationS };
 const requestTimeoutMs = 60_000;
 
 /** What a step of load was answered; times in ms, from when each request was due. */
@@ -91,7 +92,7 @@ export class LoadClients {
 
   async #reserve(key: string): Promise<number> {
     const startAt = new Date(Date.now() + reservedInMs).toISOString();
-    return (await this.#call(key, '/v1/tasks', { ...job, lease: { kind: 'reservation', startAt, durationS: 600 } })).status;
+    return (await this.#call(key, '/v1/tasks', { ...job, lease: { kind: 'reservation', startAt, durationS } })).status;
   }
 
   async #submit(key: string): Promise<number> {
