@@ -302,7 +302,12 @@ export function portsContract(what: string, open: () => Promise<Bench>, bootDead
         await ports.hypervisor.create(await configOf(vm));
         const first = (await measured())!;
         await ports.clock.sleep(200, never);
-        const second = (await measured())!;
+        let second = (await measured())!;
+        // While the hypervisor works on the domain, as at the guest's first words, it does not say how much memory that has.
+        for (let tries = 0; second.memoryMiB === null && tries < 50; tries += 1) {
+          await ports.clock.sleep(200, never);
+          second = (await measured())!;
+        }
         const grows = ['cpuNs', 'delayNs', 'readBytes', 'writtenBytes', 'receivedBytes', 'sentBytes'] as const;
         for (const field of grows) expect([field, second[field] - first[field] >= 0]).toEqual([field, true]);
         expect(second.memoryMiB).toBeGreaterThan(0);
@@ -312,7 +317,8 @@ export function portsContract(what: string, open: () => Promise<Bench>, bootDead
         expect(await measured()).toBeUndefined();
         const later = await meter.readMachine();
         expect(later.atMs).toBeGreaterThan(machine.atMs);
-        expect(later.atMs).toBeLessThanOrEqual(meter.nowMs());
+        // Of a host in another process each call is a promise.
+        expect(later.atMs).toBeLessThanOrEqual(await meter.nowMs());
         expect(later.processors.length).toBe(machine.processors.length);
         for (const [at, { busy, total }] of later.processors.entries()) {
           const before = machine.processors[at]!;

@@ -48,7 +48,7 @@ function addExpiryCommands(program: Command, { connect, output }: Session): void
   rules
     .command('rm')
     .description('delete rules')
-    .argument('<id...>')
+    .argument('<id...>', 'of the rules')
     .addHelpText('after', '\nExample:\n  berth expiry rm rule_01jd7x3v8ve5hb1f5wwfb2x5r1')
     .action(async (ids: string[]) => {
       for (const id of ids) await callEmpty(connect(), `/v1/expiry-rules/${encodeURIComponent(id)}`, { method: 'DELETE' });

@@ -131,7 +131,7 @@ function addReading(tree: Command, { connect, output }: Session): void {
   tree
     .command('show')
     .description('describe an entry')
-    .argument('<path>')
+    .argument('<path>', 'in the tree')
     .addHelpText('after', '\nExample:\n  berth tree show reports/2026.csv')
     .action(async (path: string) => printOne(output(), await describe(connect(), path)));
 }
@@ -150,16 +150,17 @@ function addWriting(tree: Command, { connect, output }: Session): void {
       '\nExamples:\n  berth tree put results.csv reports/2026/\n  berth tree put data reports/data --expires 30d',
     )
     .action(async (local: string, path: string, options: PutOptions) => {
-      if (local !== '-' && (await stat(local)).isDirectory()) return putFolder(connect(), output(), local, path, options);
+      const connection = connect();
+      if (local !== '-' && (await stat(local)).isDirectory()) return putFolder(connection, output(), local, path, options);
       const from = local === '-' ? null : Buffer.from(local);
-      const entry = await put(connect(), output(), from, targetOf(local, path), options);
+      const entry = await put(connection, output(), from, targetOf(local, path), options);
       print(output(), output().json ? JSON.stringify(entry) : entry.path);
     });
 
   tree
     .command('set')
     .description("change an entry's metadata, or when it is to be deleted")
-    .argument('<path>')
+    .argument('<path>', 'in the tree')
     .option('--meta <key=value>', 'an empty value removes the key; may be repeated', collect, [])
     .option('--expires <time>', 'RFC 3339, 7d, or never')
     .addHelpText('after', '\nExample:\n  berth tree set reports/2026.csv --meta run=17 --expires never')
@@ -173,7 +174,7 @@ function addWriting(tree: Command, { connect, output }: Session): void {
   tree
     .command('rm')
     .description('delete entries: into the trash, or for good')
-    .argument('<path...>')
+    .argument('<path...>', 'in the tree')
     .option('-r, --recursive', 'folders with all in them')
     .option('--purge', 'for good')
     .addHelpText('after', '\nExample:\n  berth tree rm -r reports')
@@ -189,7 +190,7 @@ function addActions(tree: Command, { connect, output }: Session): void {
   tree
     .command('mkdir')
     .description('make a folder, and those that it lies in')
-    .argument('<path>')
+    .argument('<path>', 'in the tree')
     .addHelpText('after', '\nExample:\n  berth tree mkdir reports/2026')
     .action((path: string) => act({ action: 'folder', path }));
 
@@ -200,7 +201,7 @@ function addActions(tree: Command, { connect, output }: Session): void {
     tree
       .command(name)
       .description(does)
-      .argument('<from>')
+      .argument('<from>', 'in the tree')
       .argument('<to>', 'the whole path that it is to have')
       .option('--replace', 'a file that is there goes into the trash')
       .addHelpText('after', `\nExample:\n  berth tree ${name} reports/2026 archive/2026`)
@@ -210,7 +211,7 @@ function addActions(tree: Command, { connect, output }: Session): void {
     .command('link')
     .description('give a stored file a path')
     .argument('<file>', 'its id')
-    .argument('<path>')
+    .argument('<path>', 'in the tree')
     .option('--replace', 'a file that is there goes into the trash')
     .addHelpText('after', '\nExample:\n  berth tree link file_01jd7x3v8ve5hb1f5wwfb2x5r1 inputs/words')
     .action((file: string, to: string, { replace = false }: { replace?: boolean }) => act({ action: 'link', file, to, replace }));
