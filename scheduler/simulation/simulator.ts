@@ -39,9 +39,13 @@ interface SimulationEvent {
     | { wake: true };
 }
 
+/** Of each lease and each disruption. A planner that works takes fewer than ten. */
+const maxStepsPerEntry = 100;
+
 /**
  * Runs a trace through the planner. The simulator knows how long work really takes, executes the planner's actions and
  * reports the results. Events of one moment have a fixed order: ends, then submissions, then the planner's decision.
+ * @throws Error when the planner's decisions come to no end
  */
 export function simulate(trace: Trace, policy: SimulationPolicy, options: SimulationOptions = {}): Schedule {
   return new Simulation(trace, policy, options).run();
@@ -71,7 +75,12 @@ export class Simulation {
   run(): Schedule {
     for (const lease of this.trace.leases) this.events.push(lease.submittedAtS, 1, { submit: lease });
     for (const disruption of this.options.disruptions ?? []) this.scheduleDisruption(disruption);
-    while (this.nextAt() !== null) this.step();
+    let stepsLeft = maxStepsPerEntry * (this.trace.leases.length + (this.options.disruptions?.length ?? 0) + 1);
+    for (let at = this.nextAt(); at !== null; at = this.nextAt()) {
+      if (stepsLeft === 0) throw new Error(`the planner gets nowhere at ${at} s: it decides again and again, and work does not end`);
+      stepsLeft -= 1;
+      this.step();
+    }
     return this.schedule;
   }
 

@@ -53,8 +53,9 @@ export const mutations: readonly Mutation[] = [
     file: 'drivers/guest/guest-job.ts',
     find: 'mkdir "$job" 2>/dev/null || { [ -d "$job" ]; exit; }',
     replace: 'mkdir -p "$job"',
-    project: 'guest',
-    test: 'guest/job.test.ts',
+    project: 'unit',
+    test: 'unit/drivers/guest/guest-job.test.ts',
+    only: 'runs once',
   },
   {
     guarantee: 'nothing is left behind: an undo is registered before its act',
@@ -85,7 +86,7 @@ export const mutations: readonly Mutation[] = [
   },
   {
     guarantee: 'no host is promised more than it has',
-    file: 'prisma/migrations/20261121000000_init/migration.sql',
+    file: 'prisma/migrations/20261129103000_levers/migration.sql',
     find: '(NEW."usedVcpus" > NEW.vcpus AND NEW."usedVcpus" > COALESCE(before."usedVcpus", 0))',
     replace: 'false',
     project: 'ledger',
@@ -209,7 +210,7 @@ export const mutations: readonly Mutation[] = [
   },
   {
     guarantee: 'a reader of events with a cursor misses none',
-    file: 'prisma/migrations/20261121130000_number_events_at_commit/migration.sql',
+    file: 'prisma/migrations/20261130070000_event_partitions/migration.sql',
     find: 'PERFORM pg_advisory_xact_lock(7305, 1);',
     replace: '',
     project: 'ledger',
