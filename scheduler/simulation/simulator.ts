@@ -77,7 +77,8 @@ export class Simulation {
     for (const disruption of this.options.disruptions ?? []) this.scheduleDisruption(disruption);
     let stepsLeft = maxStepsPerEntry * (this.trace.leases.length + (this.options.disruptions?.length ?? 0) + 1);
     for (let at = this.nextAt(); at !== null; at = this.nextAt()) {
-      if (stepsLeft === 0) throw new Error(`the planner gets nowhere at ${at} s: it decides again and again, and work does not end`);
+      if (stepsLeft === 0)
+        throw new Error(`the planner gets nowhere at ${at} s: it decides again and again, and work does not end`);
       stepsLeft -= 1;
       this.step();
     }

@@ -58,6 +58,15 @@ export const mutations: readonly Mutation[] = [
     only: 'runs once',
   },
   {
+    guarantee: 'a domain that runs already is not started again',
+    file: 'activities/host/vm/ensure-running.ts',
+    find: 'let found = await hypervisor.status(name);',
+    replace: 'let found: DomainStatus | null = null;',
+    project: 'contract',
+    test: 'contract/host-activities.test.ts',
+    only: 'may repeat every step',
+  },
+  {
     guarantee: 'nothing is left behind: an undo is registered before its act',
     file: 'workflows/durable/saga.ts',
     find: 'if (undo !== undefined) this.register(name, undo);\n    return act();',
