@@ -38,6 +38,7 @@ test.each(mutations)('$test fails where this does not hold: $guarantee', async (
       'run',
       `--root=${copy}`,
       '--reporter=json',
+      '--reporter=verbose',
       `--outputFile=${report}`,
       '--project',
       project,
