@@ -1,7 +1,7 @@
 #!/bin/bash
 # The commands of one small task without orchestration: the baseline of `task.overhead`. Runs inside a host.
 #   bare-task.sh DOMAIN_XML IMAGE_DISK ADDRESS/PLEN GATEWAY API KEY_FILE INPUT_FILE_ID
-# Fills in the XML's placeholders @NAME@ @UUID@ @MAC@ @TAP@ @OVERLAY@ @DATA@ @CONSOLE@.
+# Fills in the XML's placeholders @NAME@ @UUID@ @MAC@ @TAP@ @OVERLAY@ @DATA@ @WORK@.
 # Prints {"total":ms,"boot":ms,"steps":{…}}; boot is the boot step of the task saga: the agent's first answer and the
 # identity.
 set -eu
@@ -48,7 +48,7 @@ qemu-img create -q -f qcow2 -b "$image" -F qcow2 "$work/overlay.qcow2"
 lap stageIn
 
 mac=52:54:00:fe:$(printf '%02x:%02x' $(($$ >> 8 & 255)) $(($$ & 255)))
-sed -e "s|@NAME@|$name|; s|@UUID@|$uuid|; s|@MAC@|$mac|; s|@TAP@|t$name|; s|@OVERLAY@|$work/overlay.qcow2|; s|@DATA@|$work/data.raw|; s|@CONSOLE@|$work/console.log|" "$xml" >"$work/domain.xml"
+sed -e "s|@NAME@|$name|; s|@UUID@|$uuid|; s|@MAC@|$mac|; s|@TAP@|t$name|; s|@OVERLAY@|$work/overlay.qcow2|; s|@DATA@|$work/data.raw|; s|@WORK@|$work|" "$xml" >"$work/domain.xml"
 must virsh_do "create $work/domain.xml"
 lap create
 

@@ -111,8 +111,8 @@ function asTemplate(xml: string): string {
     .replace(/<target dev='bt[^']*'\/>/, "<target dev='@TAP@'/>")
     .replace(/<source file='[^']*\/disk\.qcow2'(?=[^>]*>\s*<backingStore)/, "<source file='@OVERLAY@'")
     .replace(/<source file='[^']*\/data\.raw'/, "<source file='@DATA@'")
-    .replace(/<source path='[^']*console\.log'/g, "<source path='@CONSOLE@'")
-    .replace(/<source mode='bind' path='[^']*'\/>/g, "<source mode='bind'/>");
+    .replace(/<log file='[^']*'/, "<log file='@WORK@/console.log'")
+    .replace(/<source mode='bind' path='[^']*\/([^/']+)'\/>/g, "<source mode='bind' path='@WORK@/$1'/>");
 }
 
 function medians(timings: Timing[]): Record<string, number> {
