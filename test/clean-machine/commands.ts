@@ -69,6 +69,8 @@ export interface SmallRun {
   minutes: number;
   /** What must be in its output besides exit code 0. */
   prints?: RegExp;
+  /** Its figure may be beyond the limit that the benchmark has for itself: then it ends with exit code 1. */
+  beyondLimit?: true;
   /** Runs until it has printed this. */
   until?: RegExp;
   /** It then gets SIGINT, as from a terminal, and has to end by that; without this it is killed. */
@@ -95,10 +97,13 @@ const begin = (rest: string): SmallRun => ({ script: `npm run bench -- ${rest}`,
 const torture = (rest: string): SmallRun => ({ script: `npm run torture -- ${rest} --runs 1 --seed 1`, minutes: 5 });
 const fewProperties = 'BERTH_PROPERTY_RUNS=20 ';
 
-/** `berth vms create|list …` is `berth vms create` and `berth vms list`, and what follows is arguments. */
+/** `berth vms|tasks list|show …` is each of these with each of those, and what follows is arguments. */
 function help(match: RegExpExecArray): SmallRun {
-  const [group = '', actions = ''] = match[1]!.split(' ').filter((word) => /^[a-z]+(\|[a-z]+)*$/.test(word));
-  const each = actions.split('|').map((action) => `bin/berth ${`${group} ${action}`.trim()} --help`);
+  const isWord = (word: string): boolean => /^[a-z]+(-[a-z]+)*(\|[a-z]+(-[a-z]+)*)*$/.test(word);
+  const [groups = '', actions = ''] = match[1]!.split(' ').filter(isWord);
+  const each = groups
+    .split('|')
+    .flatMap((group) => actions.split('|').map((action) => `bin/berth ${`${group} ${action}`.trim()} --help`));
   return { script: `set -e; ${each.join('; ')}`, minutes: 1, prints: /^Usage: berth /m };
 }
 
@@ -172,7 +177,7 @@ export const rows: readonly Row[] = [
   },
   {
     matches: /vitest\b.* run --project sagas (test\/sagas\/migration\.test\.ts)$/,
-    run: (match) => vitest(`--project sagas ${match[1]} -t 'a VM whose both copies are gone'`, 4),
+    run: (match) => vitest(`--project sagas ${match[1]} -t 'a VM that has lost both copies'`, 4),
   },
   {
     matches: /vitest\b.* run --project site (test\/site\/migration\.test\.ts) .*$/,
@@ -193,7 +198,8 @@ export const rows: readonly Row[] = [
   { matches: /^npm run bench -- edge( --runs \d+)?$/, run: bench('--runs 1 edge', 3) },
   { matches: /^npm run bench -- migrate-cpu$/, run: begin('--runs 1 migrate-cpu') },
   { matches: /^npm run bench -- scale --modes /, run: bench('--runs 1 --modes 10x50 scale', 5) },
-  { matches: /^npm run bench -- crowd( --modes \d+)?$/, run: bench('--modes 10 crowd', 5) },
+  // The limit is of five minutes on a machine without other work; of ten seconds the two slowest reads decide.
+  { matches: /^npm run bench -- crowd( --modes \d+)?$/, run: { ...bench('--modes 10 crowd', 5), beyondLimit: true } },
   { matches: /^npm run bench -- exec$/, run: begin('--runs 3 exec') },
   { matches: /^npm run bench -- webhooks$/, run: bench('webhooks', 6) },
   { matches: /^npm run bench -- settlements$/, run: begin('--runs 3 settlements') },

@@ -1,3 +1,4 @@
+import { readFileSync } from 'node:fs';
 import { expect, test } from 'vitest';
 import { commandsIn, namedCommands, plan } from './commands.ts';
 import { always, elsewhere, fetched, installed, packagesOfSetup, spawnedPrograms } from './programs.ts';
@@ -8,6 +9,20 @@ test('each command that README, docs/ and package.json name has a row that descr
   const { unknown, unused } = plan(namedCommands(repository));
   expect(unknown.map(({ where, command }) => `${where}: ${command}`)).toEqual([]);
   expect(unused).toEqual([]);
+});
+
+test('a test that is run alone on a clean machine has its name', () => {
+  const alone = plan(namedCommands(repository)).runs.flatMap(({ run }) => [
+    ...run.script.matchAll(/(test\/\S+\.test\.ts) -t '([^']+)'/g),
+  ]);
+  expect(alone).not.toEqual([]);
+  const missing = alone.filter(([, file, name]) => !readFileSync(file!, 'utf8').includes(name!));
+  expect(missing.map(([text]) => text)).toEqual([]);
+});
+
+test('a command of several groups is run in each', () => {
+  const { runs } = plan([{ where: '', command: 'berth tasks|vms force-end <it>' }]);
+  expect(runs.map(({ run }) => run.script)).toEqual(['set -e; bin/berth tasks force-end --help; bin/berth vms force-end --help']);
 });
 
 test('commands are found in fences, in sentences and across lines', () => {
