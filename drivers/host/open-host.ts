@@ -32,6 +32,7 @@ import type { MachineList } from '../transfer/machine-list.ts';
 import { copyOverNfs, quickStallPolicy } from '../transfer/nfs-copy.ts';
 import { openRepository } from '../transfer/repository.ts';
 import { systemClock } from './clock.ts';
+import { exists } from './files.ts';
 import { readGuestGroup } from './guest-group.ts';
 import { openHostProbe } from './host-probe.ts';
 import { readMachineCounters } from './machine-counters.ts';
@@ -135,7 +136,7 @@ export async function openHost(
     loadMeter: {
       nowMs: () => performance.now(),
       readMachine: async () => readMachineCounters(root, await readGuestGroup(config.BERTH_GUEST_GROUP)),
-      readDomains: () => readDomainStats(virsh),
+      readDomains: () => readDomainStats(virsh, (name) => exists(store.paths(name).overlay)),
     },
     probe: openHostProbe({
       hostId: config.BERTH_HOST_ID as HostId,

@@ -1,27 +1,53 @@
 import { BerthError } from '../../model/errors.ts';
 import type { DomainCounters } from '../ports/load/load-meter.ts';
 import type { Virsh } from './virsh.ts';
-import { createVirshCaller } from './virsh-call.ts';
+import { callVirsh, createVirshCaller, noDomainPattern, virshError } from './virsh-call.ts';
 
 const deadlineMs = 10_000;
+/** Of one domain's disks: a job of that domain may hold it up. */
+const diskDeadlineMs = 2000;
 
 /** More than any host runs, and more lines than libvirt prints for a domain with a hundred disks. */
 export const domainStatsLimits = { domains: 4096, linesPerDomain: 20_000, lineLength: 8192 } as const;
 
 /** `--nowait`: a domain that a job keeps busy does not delay the others; what it can't say then is left out. */
-const command: [string, ...string[]] = [
-  'domstats',
-  '--vcpu',
-  '--balloon',
-  '--interface',
-  '--block',
-  '--list-running',
-  '--raw',
-  '--nowait',
-];
+const domainStats: [string, ...string[]] = ['domstats', '--raw', '--nowait'];
+const inAllDomains: typeof domainStats = [...domainStats, '--vcpu', '--balloon', '--interface', '--list-running'];
 
-export async function readDomainStats(virsh: Virsh): Promise<DomainCounters[]> {
-  return parseDomainStats(await createVirshCaller(virsh, deadlineMs)(command));
+/**
+ * Of the disks of domains whose disks are on this host with one question for all of them, of each other one alone: `--block` has QEMU
+ * look how much room each disk takes, and on a server of NFS that does not answer the whole guest waits for that, its agent
+ * included (docs/load.md).
+ * @param hasDisksHere of a domain, by its name
+ */
+export async function readDomainStats(virsh: Virsh, hasDisksHere: (name: string) => Promise<boolean>): Promise<DomainCounters[]> {
+  const found = parseFields(await createVirshCaller(virsh, deadlineMs)(inAllDomains));
+  const here: string[] = [];
+  for (const [name, fields] of found) {
+    if (await hasDisksHere(name)) here.push(name);
+    else for (const [field, bytes] of parseDiskStats(await readDiskStats(virsh, name))) fields.set(field, bytes);
+  }
+  for (const [name, blocks] of parseFields(await readBlocks(virsh, here)))
+    for (const [field, bytes] of blocks) found.get(name)?.set(field, bytes);
+  return [...found].flatMap(([name, fields]) => countersOf(name, fields) ?? []);
+}
+
+/** virsh says nothing of any where one of them has ended meanwhile: then each is asked about alone. */
+async function readBlocks(virsh: Virsh, names: readonly string[]): Promise<string> {
+  if (names.length === 0) return '';
+  const answer = await callVirsh(virsh, [...domainStats, '--block', ...names], deadlineMs);
+  if (answer.ok) return answer.output;
+  if (names.length === 1 && noDomainPattern.test(answer.error)) return '';
+  if (!noDomainPattern.test(answer.error)) throw virshError(['domstats', '--block'], answer.error);
+  const each: string[] = [];
+  for (const name of names) each.push(await readBlocks(virsh, [name]));
+  return each.join('\n');
+}
+
+/** Empty where the domain has ended, or is busy. */
+async function readDiskStats(virsh: Virsh, name: string): Promise<string> {
+  const answer = await callVirsh(virsh, ['domblkstat', name], diskDeadlineMs);
+  return answer.ok ? answer.output : '';
 }
 
 const headPattern = /^Domain: '([^']{1,255})'$/;
@@ -32,23 +58,22 @@ const fieldPattern = /^ {2}([a-zA-Z0-9._-]{1,128})=(.*)$/;
  * out, whatever they are. Throws hypervisor for what is not of this form.
  */
 export function parseDomainStats(output: string): DomainCounters[] {
-  const domains: DomainCounters[] = [];
-  let open: { name: string; fields: Map<string, string>; lines: number } | null = null;
-  const close = (): void => {
-    const found = open === null ? null : countersOf(open.name, open.fields);
-    if (found !== null) domains.push(found);
-    open = null;
-  };
+  return [...parseFields(output)].flatMap(([name, fields]) => countersOf(name, fields) ?? []);
+}
+
+function parseFields(output: string): Map<string, Map<string, string>> {
+  const domains = new Map<string, Map<string, string>>();
+  let open: { fields: Map<string, string>; lines: number } | null = null;
   let heads = 0;
   for (const line of output.split('\n')) {
     if (line.length > domainStatsLimits.lineLength) throw unknown(line);
     if (line.trim() === '') continue;
     const head = headPattern.exec(line)?.[1];
     if (head !== undefined) {
-      close();
       heads += 1;
       if (heads > domainStatsLimits.domains) throw new BerthError('hypervisor', `virsh domstats: more than ${heads - 1} domains`);
-      open = { name: head, fields: new Map(), lines: 0 };
+      open = { fields: new Map(), lines: 0 };
+      domains.set(head, open.fields);
       continue;
     }
     const field: RegExpExecArray | null = fieldPattern.exec(line);
@@ -57,8 +82,12 @@ export function parseDomainStats(output: string): DomainCounters[] {
     if (open.lines > domainStatsLimits.linesPerDomain) throw unknown(line);
     if (countedPattern.test(field[1]!)) open.fields.set(field[1]!, field[2]!);
   }
-  close();
   return domains;
+}
+
+/** What `virsh domblkstat` prints of all disks of a domain together: a line for each counter. */
+export function parseDiskStats(output: string): [field: string, bytes: string][] {
+  return [...output.matchAll(/^ *(rd|wr)_bytes (\d{1,20})$/gm)].map(([, way, bytes]) => [`block.0.${way}.bytes`, bytes!]);
 }
 
 const unknown = (line: string): BerthError =>

@@ -6,7 +6,7 @@ import { domainXml } from './domain-xml.ts';
 import { domainStatus } from './hypervisor.ts';
 import { qemuPidFile, readPid, watchPid } from './qemu-process.ts';
 import { openVirsh, type Virsh } from './virsh.ts';
-import { callVirsh, createVirshCaller, virshError, withXmlFile } from './virsh-call.ts';
+import { callVirsh, createVirshCaller, noDomainPattern, virshError, withXmlFile } from './virsh-call.ts';
 
 const callDeadlineMs = 10_000;
 /** An abort takes two seconds; in the last phase of a migration it waits for that phase. */
@@ -14,7 +14,6 @@ const abortDeadlineMs = 30_000;
 /** Where a peer doesn't answer at once during the hand-over, the saga resumes the domain. */
 const peerDeadlineMs = 3000;
 
-const noDomainPattern = /failed to get domain|Domain not found/i;
 /** The last one is of an incoming domain, also where libvirtd doesn't know its source any more: the source has the job. */
 const noJobPattern = /no job is active|domain is not running|not running|available only on the source host/i;
 

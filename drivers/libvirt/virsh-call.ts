@@ -50,6 +50,8 @@ const inUsePattern =
 /** What it prints when it is only too slow. */
 const busyPattern = /Timed out during operation|cannot acquire state change lock|timed out/i;
 const diskFullPattern = /No space left on device/i;
+/** What it prints where no domain has the name that it was given. */
+export const noDomainPattern = /failed to get domain|Domain not found/i;
 
 export function virshError(command: readonly string[], error: string): BerthError {
   const message = `virsh ${command.join(' ')}: ${error.split('\n').slice(0, 6).join(' | ')}`;

@@ -50,6 +50,9 @@ export interface LoadMeter {
   /** The clock of the counters, in ms: it is never set. */
   nowMs(): number;
   readMachine(): Promise<MachineCounters>;
-  /** Of all running domains, with one question to the hypervisor. One that can't be asked now is left out. */
+  /**
+   * Of all running domains, with two questions to the hypervisor, and one more for each whose disks are on another host. One that
+   * can't be asked now is left out.
+   */
   readDomains(): Promise<DomainCounters[]>;
 }
