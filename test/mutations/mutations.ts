@@ -595,6 +595,15 @@ export const mutations: readonly Mutation[] = [
     test: 'unit/drivers/host/guest-group.test.ts',
   },
   {
+    guarantee: 'no guest stands still for a silent home because its load is measured',
+    file: 'drivers/libvirt/domain-stats.ts',
+    find: 'if (await hasDisksHere(name)) here.push(name);',
+    replace: "if (name !== '') here.push(name);",
+    project: 'unit',
+    test: 'unit/drivers/libvirt/domain-stats.test.ts',
+    only: 'on another host',
+  },
+  {
     guarantee: 'a host that asks for help has sent its load before',
     file: 'workers/load/load-reporter.ts',
     find: '      now ||',
