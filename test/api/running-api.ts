@@ -1,7 +1,7 @@
 import { randomBytes, randomUUID } from 'node:crypto';
 import { mkdir, rm } from 'node:fs/promises';
 import type { Server } from 'node:http';
-import type { AddressInfo } from 'node:net';
+import type { AddressInfo, Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { pino } from 'pino';
@@ -251,6 +251,9 @@ export class RunningApi {
   }
 }
 
+/** At the end of a file, for what is under way. */
+const graceMs = 1000;
+
 function address(server: Server): string {
   return `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
 }
@@ -297,6 +300,12 @@ export async function startApi(
   };
   const { app, operatorsApp, document } = createApp(deps);
   const servers = await Promise.all([app, operatorsApp].map((one) => serve(one, { port: 0, host: '127.0.0.1' })));
+  const sockets = new Set<Socket>();
+  for (const server of servers)
+    server.on('connection', (socket: Socket) => {
+      sockets.add(socket);
+      socket.once('close', () => sockets.delete(socket));
+    });
   const [api, operators] = servers as [Server, Server];
   const running = new RunningApi(
     {
@@ -313,7 +322,13 @@ export async function startApi(
       contract: new Contract(document),
     },
     async () => {
-      await Promise.all(servers.map((one) => close(one, 1_000)));
+      const closed = Promise.all(servers.map((one) => close(one, graceMs)));
+      // A test that has failed leaves its sessions open, which are no connections of HTTP any more.
+      const timer = setTimeout(() => {
+        for (const socket of sockets) socket.destroy();
+      }, 2 * graceMs);
+      await closed;
+      clearTimeout(timer);
       await ledger.$disconnect();
       await database.stop();
       await rm(root, { recursive: true, force: true });
