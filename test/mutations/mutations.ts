@@ -82,7 +82,7 @@ export const mutations: readonly Mutation[] = [
     replace: '',
     project: 'sagas',
     test: 'sagas/fault-matrix.test.ts',
-    only: 'recordImageCached 1, started again',
+    only: 'once the next one has read it',
   },
   {
     guarantee: 'a task whose steps fail for a moment succeeds',

@@ -143,6 +143,7 @@ interface Plan extends Call {
 
 type Act = (...args: unknown[]) => Promise<unknown>;
 
+const runId = (): string | undefined => Context.current().info.workflowExecution?.runId;
 const refusal = (code: ErrorCode): Error => toFailure(new BerthError(code, 'injected: refused for good'));
 const failure = (): Error => toFailure(new BerthError('internal', 'injected: failed, may be tried again'));
 
@@ -154,6 +155,29 @@ export function killed(): Promise<never> {
   });
 }
 
+/** A run that was ended from outside, whose next call comes between the first and the second call of the run after it. */
+class Overtaking {
+  #endedRun: string | undefined;
+  #isRead = false;
+  readonly #read = Promise.withResolvers<void>();
+  readonly #followed = Promise.withResolvers<void>();
+
+  /** Once the next run has made its first call. */
+  async begin(run: string | undefined, restart: () => Promise<unknown>): Promise<void> {
+    this.#endedRun = run;
+    await restart();
+    await this.#read.promise;
+  }
+
+  async inOrder(run: string | undefined, act: () => Promise<unknown>): Promise<unknown> {
+    if (this.#endedRun === undefined) return act();
+    if (run === this.#endedRun) return act().finally(() => this.#followed.resolve());
+    if (this.#isRead) await this.#followed.promise;
+    this.#isRead = true;
+    return act().finally(() => this.#read.resolve());
+  }
+}
+
 /** Wraps the activities of all workers: records every call of every workflow, and injects the planned faults. */
 export class Faults {
   readonly #calls = new Map<string, Map<string, Call>>();
@@ -163,6 +187,7 @@ export class Faults {
   readonly #cancel: (workflowId: string) => Promise<unknown>;
   readonly #restart: (workflowId: string) => Promise<unknown>;
   readonly #restarted = new Set<string>();
+  readonly #overtaking = new Map<string, Overtaking>();
 
   constructor(cancel: (workflowId: string) => Promise<unknown>, restart: (workflowId: string) => Promise<unknown>) {
     this.#cancel = cancel;
@@ -176,6 +201,15 @@ export class Faults {
       workflowId,
       calls.map(({ name, nth }) => ({ name, nth, fault, code, fired: false })),
     );
+  }
+
+  /**
+   * Its workflow is ended from outside and started again just before the effect of this call. Both come once the next run has read
+   * what there is, and before it goes on: the effect, and the call that follows it in the run that was ended.
+   */
+  planOvertaking(workflowId: string, at: Call): void {
+    this.plan(workflowId, at, 'restartedBefore');
+    this.#overtaking.set(workflowId, new Overtaking());
   }
 
   /** Every call of this activity by this workflow fails, and may be tried again. */
@@ -194,7 +228,7 @@ export class Faults {
 
   /** What is known of a workflow that is over: a long run would keep it all. */
   forget(workflowId: string): void {
-    for (const kept of [this.#calls, this.#plans, this.#late]) kept.delete(workflowId);
+    for (const kept of [this.#calls, this.#plans, this.#late, this.#overtaking]) kept.delete(workflowId);
   }
 
   /** Whether the workflow was ended and started again, as planned. */
@@ -237,7 +271,7 @@ export class Faults {
     const { workflowId, call } = this.#identify(name);
     if (this.#broken.get(workflowId) === name) throw failure();
     const plan = this.#plans.get(workflowId)?.find(({ name, nth }) => name === call.name && nth === call.nth);
-    if (plan === undefined || plan.fired) return act();
+    if (plan === undefined || plan.fired) return this.#overtaking.get(workflowId)?.inOrder(runId(), act) ?? act();
     plan.fired = true;
     return this.#befall(plan, workflowId, act);
   }
@@ -265,10 +299,12 @@ export class Faults {
       case 'killedAfter':
         await act();
         return killed();
-      case 'restartedBefore':
-        await this.#restart(workflowId);
+      case 'restartedBefore': {
+        const restart = () => this.#restart(workflowId);
+        await (this.#overtaking.get(workflowId)?.begin(runId(), restart) ?? restart());
         this.#restarted.add(workflowId);
         return act();
+      }
       case 'restartedAfter': {
         const result = await act();
         await this.#restart(workflowId);
