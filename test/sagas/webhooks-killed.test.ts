@@ -12,6 +12,8 @@ import { afterAll, beforeAll, expect, test } from 'vitest';
 import { type Ledger, openLedger } from '../../ledger/client.ts';
 import { hashApiKey, newApiKey } from '../../model/api-key.ts';
 import { newId } from '../../model/ids.ts';
+import { workflowId } from '../../model/temporal.ts';
+import type { WebhookId } from '../../model/webhooks/webhook.ts';
 import { type FreshDatabase, startPostgres } from '../services/postgres.ts';
 import { startTemporal } from '../services/temporal.ts';
 import { bundlesVariable } from '../services/with-bundles.ts';
@@ -21,6 +23,10 @@ const root = join(import.meta.dirname, '..', '..');
 const rounds = isFull ? 15 : 1;
 /** A machine with other work takes minutes for what a quiet one does in half a minute. */
 const timeoutMs = isFull ? 3_600_000 : 600_000;
+/** A killed worker's activity is repeated after its heartbeat timeout and a pause, 25 s at the most; after a lost signal more passes. */
+const standstillMs = 60_000;
+/** More are produced than this receiver takes, and each kill of the control worker adds ten seconds of them: the rest would take minutes. */
+const mostWaiting = 300;
 
 let folder: string;
 let database: FreshDatabase;
@@ -127,14 +133,47 @@ async function until(what: string, met: () => Promise<boolean>): Promise<void> {
   }
 }
 
+/**
+ * Waits for so many events as long as more and more come. No time is set for all: each answer that is none costs a pause of a second,
+ * so this receiver takes a dozen a second at most.
+ */
+async function untilTaken(count: number, id: WebhookId): Promise<void> {
+  for (let most = 0, since = performance.now(); most < count; await pause(250)) {
+    const { size } = new Set(await taken());
+    if (size > most) [most, since] = [size, performance.now()];
+    if (performance.now() - since > standstillMs)
+      throw new Error(`${size} of ${count} were taken, and no more came: ${await stateOf(id)}`);
+  }
+}
+
+/** What is known of a webhook and its workflow, for a failure's message. */
+async function stateOf(id: WebhookId): Promise<string> {
+  const { epoch, cursor, dueAt, retryAt, failures, lastError } = await ledger.webhook.findUniqueOrThrow({ where: { id } });
+  const { status, raw } = await temporal.client.workflow.getHandle(workflowId.webhook(id)).describe();
+  const { pendingActivities, pendingWorkflowTask } = raw;
+  const state = {
+    epoch,
+    cursor: String(cursor),
+    dueAt,
+    retryAt,
+    failures,
+    lastError,
+    status,
+    pendingActivities,
+    pendingWorkflowTask,
+  };
+  return JSON.stringify({ now: new Date(), ...state });
+}
+
 test(
   'each event comes in order and none is left out, whatever is killed',
   async () => {
-    const { id } = await post<{ id: string }>('/v1/webhooks', { url: `http://127.0.0.1:${port}/` });
+    const { id } = await post<{ id: WebhookId }>('/v1/webhooks', { url: `http://127.0.0.1:${port}/` });
     let producing = true;
     let produced = 0;
     const producer = (async () => {
       for (; producing; produced += 1) {
+        while (producing && produced - new Set(await taken()).size > mostWaiting) await pause(250);
         await post(`/v1/webhooks/${id}/test`);
         await pause(30);
       }
@@ -155,7 +194,7 @@ test(
     const rows = await ledger.event.findMany({ where: numbered, orderBy: { seq: 'asc' }, select: { seq: true } });
     const expected = rows.map(({ seq }) => Number(seq));
     expect(expected).toHaveLength(produced);
-    await until('all were taken', async () => new Set(await taken()).size >= expected.length).catch(() => undefined);
+    await untilTaken(expected.length, id);
     expect([...new Set(await taken())]).toEqual(expected);
     // Some were sent again: what was taken and not answered, or not recorded.
     expect((await taken()).length).toBeGreaterThan(expected.length);
