@@ -13,6 +13,7 @@ export const productFolders = [
   'drivers',
   'workers',
   'api',
+  'sdk',
   'cli',
   'bench',
 ] as const;
