@@ -29,7 +29,7 @@ export async function readDomainStats(virsh: Virsh, hasDisksHere: (name: string)
   }
   for (const [name, blocks] of parseFields(await readBlocks(virsh, here)))
     for (const [field, bytes] of blocks) found.get(name)?.set(field, bytes);
-  return [...found].flatMap(([name, fields]) => countersOf(name, fields) ?? []);
+  return countersOfAll(found);
 }
 
 /** virsh says nothing of any where one of them has ended meanwhile: then each is asked about alone. */
@@ -37,8 +37,8 @@ async function readBlocks(virsh: Virsh, names: readonly string[]): Promise<strin
   if (names.length === 0) return '';
   const answer = await callVirsh(virsh, [...domainStats, '--block', ...names], deadlineMs);
   if (answer.ok) return answer.output;
-  if (names.length === 1 && noDomainPattern.test(answer.error)) return '';
   if (!noDomainPattern.test(answer.error)) throw virshError(['domstats', '--block'], answer.error);
+  if (names.length === 1) return '';
   const each: string[] = [];
   for (const name of names) each.push(await readBlocks(virsh, [name]));
   return each.join('\n');
@@ -58,11 +58,17 @@ const fieldPattern = /^ {2}([a-zA-Z0-9._-]{1,128})=(.*)$/;
  * out, whatever they are. Throws hypervisor for what is not of this form.
  */
 export function parseDomainStats(output: string): DomainCounters[] {
-  return [...parseFields(output)].flatMap(([name, fields]) => countersOf(name, fields) ?? []);
+  return countersOfAll(parseFields(output));
 }
 
-function parseFields(output: string): Map<string, Map<string, string>> {
-  const domains = new Map<string, Map<string, string>>();
+/** What is counted of each domain, by its name. */
+type DomainFields = Map<string, Map<string, string>>;
+
+const countersOfAll = (found: DomainFields): DomainCounters[] =>
+  [...found].flatMap(([name, fields]) => countersOf(name, fields) ?? []);
+
+function parseFields(output: string): DomainFields {
+  const domains: DomainFields = new Map();
   let open: { fields: Map<string, string>; lines: number } | null = null;
   let heads = 0;
   for (const line of output.split('\n')) {
