@@ -1,7 +1,7 @@
 import { randomBytes, randomUUID } from 'node:crypto';
 import { mkdir, rm } from 'node:fs/promises';
 import type { Server } from 'node:http';
-import type { AddressInfo, Socket } from 'node:net';
+import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { pino } from 'pino';
@@ -251,9 +251,6 @@ export class RunningApi {
   }
 }
 
-/** At the end of a file, for what is under way. */
-const graceMs = 1000;
-
 function address(server: Server): string {
   return `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
 }
@@ -298,14 +295,8 @@ export async function startApi(
     log: pino({ level: 'info' }, { write: (line) => void logged.push(line) }),
     clock: () => Date.now() + clock.offsetMs,
   };
-  const { app, operatorsApp, document } = createApp(deps);
+  const { app, operatorsApp, document, sessions } = createApp(deps);
   const servers = await Promise.all([app, operatorsApp].map((one) => serve(one, { port: 0, host: '127.0.0.1' })));
-  const sockets = new Set<Socket>();
-  for (const server of servers)
-    server.on('connection', (socket: Socket) => {
-      sockets.add(socket);
-      socket.once('close', () => sockets.delete(socket));
-    });
   const [api, operators] = servers as [Server, Server];
   const running = new RunningApi(
     {
@@ -322,13 +313,9 @@ export async function startApi(
       contract: new Contract(document),
     },
     async () => {
-      const closed = Promise.all(servers.map((one) => close(one, graceMs)));
       // A test that has failed leaves its sessions open, which are no connections of HTTP any more.
-      const timer = setTimeout(() => {
-        for (const socket of sockets) socket.destroy();
-      }, 2 * graceMs);
-      await closed;
-      clearTimeout(timer);
+      sessions.close();
+      await Promise.all(servers.map((one) => close(one, 1_000)));
       await ledger.$disconnect();
       await database.stop();
       await rm(root, { recursive: true, force: true });
